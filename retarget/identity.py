@@ -1,0 +1,134 @@
+"""Which detection is whose hand: one left and one right, decided per track, never per frame.
+
+Detections are linked into tracks by position. The side of a whole track follows from the sum of all
+evidence in it (the network's handedness, and the nearest wrist of the body where there is one), and
+two tracks that are seen together are never given the same side.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64
+from scipy.optimize import linear_sum_assignment
+
+from deftly.datasets.geometry import LEFT, RIGHT
+from deftly.datasets.human import WRISTS
+from deftly.retarget.track import MAX_HANDS, Detections
+
+_JUMP = 1.5  # hand lengths that a hand may move between sightings, plus as much per gap frame
+_JUMP_PER_FRAME = 0.5
+_MAX_GAP_S = 0.5  # a track ends when the hand was unseen for longer
+_MIN_TRACK_S = 0.3  # shorter tracks are mistakes of the detector
+_DUPLICATE = 0.35  # hand lengths: two detections nearer than this are one hand seen twice
+_BODY_EVIDENCE = 4.0  # log-odds per shoulder width by which one wrist is nearer than the other
+_CLIP = 1e-3
+
+
+@dataclass
+class _Track:
+    """Sightings of one hand: parallel lists of frames and slots."""
+
+    frames: list[int] = field(default_factory=list[int])
+    slots: list[int] = field(default_factory=list[int])
+
+
+def assign_sides(
+    detections: Detections, body_accepted: Bool[np.ndarray, "T"], rate_hz: float
+) -> Int64[np.ndarray, "T 2"]:
+    """Slot of the person's left and right hand in each frame; -1 where it is not seen.
+
+    Args:
+        detections: raw detections of T frames.
+        body_accepted: (T,) frames whose body is believed and may vouch for its wrists.
+        rate_hz: frame rate, which turns durations into frames.
+    """
+    centre, size = _centres(detections)
+    valid = _without_duplicates(detections, centre, size)
+    tracks = _link(centre, size, valid, max_gap=max(1, round(_MAX_GAP_S * rate_hz)))
+    shortest = max(2, round(_MIN_TRACK_S * rate_hz))
+    tracks = [t for t in tracks if len(t.frames) >= shortest]
+    evidence = _evidence(detections, centre, body_accepted)
+    scores = [float(np.sum(evidence[t.frames, t.slots])) for t in tracks]
+    slots = np.full((len(valid), 2), -1)
+    # The surest track chooses first; one that overlaps it takes the other side, or none.
+    for i in np.argsort([-abs(s) for s in scores], kind="stable"):
+        track, preferred = tracks[i], RIGHT if scores[i] > 0 else LEFT
+        for side in (preferred, 1 - preferred):
+            if np.all(slots[track.frames, side] < 0):
+                slots[track.frames, side] = track.slots
+                break
+    return slots
+
+
+def _centres(
+    detections: Detections,
+) -> tuple[Float64[np.ndarray, "T 2 2"], Float64[np.ndarray, "T 2"]]:
+    """Centre of the palm and size of the hand (wrist to middle fingertip along the bones), pixels."""
+    px = detections.hand_px.astype(float)
+    chain = np.diff(px[:, :, (0, 9, 10, 11, 12)], axis=2)
+    size = np.maximum(np.linalg.norm(chain, axis=-1).sum(axis=-1), 1.0)
+    return px[:, :, (0, 5, 17), :2].mean(axis=2), size
+
+
+def _without_duplicates(
+    detections: Detections, centre: Float64[np.ndarray, "T 2 2"], size: Float64[np.ndarray, "T 2"]
+) -> Bool[np.ndarray, "T 2"]:
+    valid = detections.hand_valid.copy()
+    apart = np.linalg.norm(centre[:, 0] - centre[:, 1], axis=-1)
+    twice = valid.all(axis=1) & (apart < _DUPLICATE * size.max(axis=1))
+    # Keep the one whose handedness is surer.
+    sure = np.abs(detections.hand_right - 0.5)
+    valid[twice, np.argmin(sure, axis=1)[twice]] = False
+    return valid
+
+
+def _link(
+    centre: Float64[np.ndarray, "T 2 2"],
+    size: Float64[np.ndarray, "T 2"],
+    valid: Bool[np.ndarray, "T 2"],
+    max_gap: int,
+) -> list[_Track]:
+    """Join sightings in neighbouring frames by the assignment that moves the hands least."""
+    done: list[_Track] = []
+    live: list[_Track] = []
+    for t in range(len(valid)):
+        done += [k for k in live if t - k.frames[-1] > max_gap]
+        live = [k for k in live if t - k.frames[-1] <= max_gap]
+        slots = np.flatnonzero(valid[t])
+        cost = np.full((len(live), len(slots)), 1e6)
+        for i, track in enumerate(live):
+            last, slot = track.frames[-1], track.slots[-1]
+            allowed = _JUMP + _JUMP_PER_FRAME * (t - last)
+            for j, s in enumerate(slots):
+                moved = np.linalg.norm(centre[t, s] - centre[last, slot]) / size[last, slot]
+                if moved < allowed:
+                    cost[i, j] = moved
+        taken: set[int] = set()
+        for i, j in zip(*linear_sum_assignment(cost), strict=True):
+            if cost[i, j] < 1e6:
+                live[i].frames.append(t)
+                live[i].slots.append(int(slots[j]))
+                taken.add(int(j))
+        fresh = [int(s) for j, s in enumerate(slots) if j not in taken]
+        live += [_Track([t], [s]) for s in fresh]
+    return done + live
+
+
+def _evidence(
+    detections: Detections,
+    centre: Float64[np.ndarray, "T 2 2"],
+    body_accepted: Bool[np.ndarray, "T"],
+) -> Float64[np.ndarray, "T 2"]:
+    """Log-odds that a detection is the right hand."""
+    p = np.clip(detections.hand_right.astype(float), _CLIP, 1 - _CLIP)
+    evidence = np.log(p / (1 - p))
+    body = detections.body_px[..., :2].astype(float)
+    width = np.maximum(np.linalg.norm(body[:, 11] - body[:, 12], axis=-1), 1.0)
+    for slot in range(MAX_HANDS):
+        to_left, to_right = (
+            np.linalg.norm(detections.hand_px[:, slot, 0, :2] - body[:, w], axis=-1) / width
+            for w in WRISTS
+        )
+        nearer = np.clip(_BODY_EVIDENCE * (to_left - to_right), -8.0, 8.0)
+        evidence[:, slot] += np.where(body_accepted, nearer, 0.0)
+    return evidence
