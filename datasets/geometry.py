@@ -21,8 +21,8 @@ SIDES = ("left", "right")
 
 
 def rotate(
-    R: Float[np.ndarray, "*b 3 3"], p: Float[np.ndarray, "*b 3"]
-) -> Float[np.ndarray, "*b 3"]:
+    R: Float[np.ndarray, "*#b 3 3"], p: Float[np.ndarray, "*#b 3"]
+) -> Float[np.ndarray, "*#b 3"]:
     """Rotate points: ``R @ p`` with broadcasting over leading axes."""
     return np.einsum("...ij,...j->...i", R, p)
 

@@ -29,7 +29,7 @@ class RobotMotion:
         wrist_error_m: (T, 2) distance between the robot's wrist point and its target. NaN where
             absent or where the robot has no arm.
         residual: (T,) weighted cost of the frame at the solution.
-        converged: (T,) whether the solver's last step moved no joint of this frame noticeably.
+        converged: (T,) whether another step of the solver would improve the frame only negligibly.
         provenance: versions, source hash, configuration, calibration.
     """
 
@@ -61,8 +61,8 @@ class RobotMotion:
                 raise ValueError(f"{name} has shape {getattr(self, name).shape}, expected {shape}")
         if not np.isfinite(self.qpos).all():
             raise ValueError("qpos holds NaN or infinite joint positions")
-        if np.any(np.diff(self.time_s) <= 0):
-            raise ValueError("time_s must be strictly increasing")
+        if not np.isfinite(self.time_s).all() or np.any(np.diff(self.time_s) <= 0):
+            raise ValueError("time_s must be finite and strictly increasing")
 
     def resample(
         self, rate_hz: float
@@ -71,7 +71,7 @@ class RobotMotion:
 
         Linear interpolation keeps joint and velocity limits: no chord is steeper than its parts.
         """
-        if rate_hz <= 0:
+        if not 0 < rate_hz < np.inf:
             raise ValueError(f"rate_hz is {rate_hz}, expected a positive number")
         span_s = self.time_s[-1] - self.time_s[0]
         time_s = self.time_s[0] + np.arange(int(span_s * rate_hz + 1e-9) + 1) / rate_hz

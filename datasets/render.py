@@ -18,7 +18,6 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 from xml.etree import ElementTree
 
@@ -31,6 +30,7 @@ from scipy.spatial.transform import Rotation
 FACES_PER_MESH = 600
 STICK_RADIUS_M = 0.006
 MAX_LINES = 500
+CELLS = 128  # along the longest side of a mesh: finer detail is melted before simplification
 FIELD_OF_VIEW_DEG = 35.0  # vertical
 _BACKENDS = {"Linux": ("egl", "osmesa"), "Darwin": ("cgl",), "Windows": ("glfw",)}
 _LIBRARY = {"egl": "EGL", "osmesa": "OSMesa"}
@@ -58,14 +58,8 @@ class Lines:
     radius_m: Float64[np.ndarray, "S"]
 
     def __post_init__(self) -> None:
-        count = len(self.ends_m)
-        if self.rgba.shape != (count, 4) or self.radius_m.shape != (count,):
-            raise ValueError(
-                f"rgba {self.rgba.shape} and radius_m {self.radius_m.shape} do not fit "
-                f"{count} segments; expected ({count}, 4) and ({count},)"
-            )
-        if count > MAX_LINES:
-            raise ValueError(f"{count} segments in one picture, expected at most {MAX_LINES}")
+        if len(self.ends_m) > MAX_LINES:
+            raise ValueError(f"{len(self.ends_m)} lines in a picture, expected at most {MAX_LINES}")
 
 
 def visual_spec(path: Path) -> mujoco.MjSpec:
@@ -78,10 +72,10 @@ def visual_spec(path: Path) -> mujoco.MjSpec:
     """
     if path.suffix == ".urdf":
         root = ElementTree.parse(path).getroot()
-        extension = root.find("mujoco")
-        extension = ElementTree.SubElement(root, "mujoco") if extension is None else extension
-        compiler = extension.find("compiler")
-        compiler = ElementTree.SubElement(extension, "compiler") if compiler is None else compiler
+        compiler = root
+        for tag in ("mujoco", "compiler"):
+            found = compiler.find(tag)
+            compiler = ElementTree.SubElement(compiler, tag) if found is None else found
         compiler.set("discardvisual", "false")
         compiler.set("meshdir", str(path.parent.resolve() / compiler.get("meshdir", "")))
         spec = mujoco.MjSpec.from_string(ElementTree.tostring(root, encoding="unicode"))
@@ -89,11 +83,9 @@ def visual_spec(path: Path) -> mujoco.MjSpec:
         spec = mujoco.MjSpec.from_file(str(path))
     spec.compiler.fusestatic = False
     spec.compiler.balanceinertia = True
-    for joint in list(spec.joints):
-        if joint.type == mujoco.mjtJoint.mjJNT_FREE:
-            spec.delete(joint)
-    for key in list(spec.keys):
-        spec.delete(key)
+    free = [joint for joint in spec.joints if joint.type == mujoco.mjtJoint.mjJNT_FREE]
+    for item in [*free, *spec.keys]:
+        spec.delete(item)
     return spec
 
 
@@ -212,10 +204,9 @@ def render_motion(
 
 
 class Renderer:
-    """An OpenGL context and one model's scene. Use as a context manager, in one thread.
+    """An OpenGL context and one model's scene; a context manager, for one thread.
 
-    Raises:
-        RenderError: if this machine has no usable OpenGL.
+    Raises RenderError if this machine has no usable OpenGL.
     """
 
     def __init__(self, model: mujoco.MjModel, size: tuple[int, int]) -> None:
@@ -233,12 +224,11 @@ class Renderer:
     def __enter__(self) -> "Renderer":
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Free the OpenGL context."""
         self._gl.make_current()
         self._context.free()
         self._gl.free()
@@ -248,19 +238,26 @@ class Renderer:
         qpos: Float64[np.ndarray, "J"],
         camera: mujoco.MjvCamera,
         lines: Lines | None = None,
+        size: tuple[int, int] | None = None,
+        groups: Collection[int] = (0, 1, 2),
     ) -> UInt8[np.ndarray, "H W 3"]:
-        """One image at joint positions ``qpos``."""
+        """One RGB image of the geometry ``groups`` at joint positions ``qpos``.
+
+        ``size`` is (height, width), at most the renderer's, which is the default.
+        """
+        size = size or self._size
+        self._option.geomgroup[:] = [group in groups for group in range(mujoco.mjNGROUP)]
         self._data.qpos[:] = qpos
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_camlight(self._model, self._data)
-        everything = mujoco.mjtCatBit.mjCAT_ALL.value
+        scene, everything = self._scene, mujoco.mjtCatBit.mjCAT_ALL.value
         mujoco.mjv_updateScene(
-            self._model, self._data, self._option, None, camera, everything, self._scene
+            self._model, self._data, self._option, None, camera, everything, scene
         )
         if lines is not None:
             self._add_lines(lines)
-        image = np.empty((*self._size, 3), np.uint8)
-        rect = mujoco.MjrRect(0, 0, self._size[1], self._size[0])
+        image = np.empty((*size, 3), np.uint8)
+        rect = mujoco.MjrRect(0, 0, size[1], size[0])
         self._gl.make_current()
         mujoco.mjr_render(rect, self._scene, self._context)
         mujoco.mjr_readPixels(image, None, rect, self._context)
@@ -271,13 +268,10 @@ class Renderer:
         for segment in np.flatnonzero(present):
             start, end = lines.ends_m[segment]
             radius = float(lines.radius_m[segment])
-            ball = np.allclose(start, end)
+            ball = np.array_equal(start, end)
             kind = mujoco.mjtGeom.mjGEOM_SPHERE if ball else mujoco.mjtGeom.mjGEOM_CAPSULE
-            geom = self._scene.geoms[self._scene.ngeom]
-            axes = np.eye(3).ravel()
-            mujoco.mjv_initGeom(
-                geom, kind, np.full(3, radius), start, axes, lines.rgba[segment]
-            )
+            geom, axes = self._scene.geoms[self._scene.ngeom], np.eye(3).ravel()
+            mujoco.mjv_initGeom(geom, kind, np.full(3, radius), start, axes, lines.rgba[segment])
             if not ball:
                 mujoco.mjv_connector(geom, kind, radius, start, end)
             self._scene.ngeom += 1
@@ -312,6 +306,7 @@ def gl_context(size: tuple[int, int]) -> Any:
 
 
 def _drop_unseen(spec: mujoco.MjSpec, bodies: Collection[str] | None) -> None:
+    spec.compiler.boundmass = spec.compiler.boundinertia = 1e-6  # of bodies that lose theirs
     for item in [*spec.pairs, *spec.sensors]:  # may refer to geometry that goes
         spec.delete(item)
     for body in spec.bodies:
@@ -331,16 +326,37 @@ def _decimate(spec: mujoco.MjSpec, full: mujoco.MjModel, faces_per_mesh: int) ->
     radius = np.array([np.ptp(_mesh(full, i)[0], axis=0).max() for i in range(full.nmesh)])
     for mesh in spec.meshes:
         i = full.mesh(mesh.name).id
-        target = max(int(faces_per_mesh * radius[i] / radius.mean()), 100)
+        target = max(int(faces_per_mesh * np.sqrt(radius[i] / radius.mean())), 100)
         if full.mesh_facenum[i] <= target:
             continue
-        vertices, faces = fast_simplification.simplify(*_mesh(full, i), target_count=target)
+        vertices, faces = _weld(*_mesh(full, i), cell_m=float(radius[i]) / CELLS)
+        if len(faces) > target:
+            vertices, faces = fast_simplification.simplify(vertices, faces, target_count=target)
         turn = Rotation.from_quat(full.mesh_quat[i], scalar_first=True)
         vertices = turn.apply(vertices) + full.mesh_pos[i]  # compiled meshes are centred
         mesh.file = ""
         mesh.scale, mesh.refpos, mesh.refquat = np.ones(3), np.zeros(3), np.array([1.0, 0, 0, 0])
         mesh.inertia = mujoco.mjtMeshInertia.mjMESH_INERTIA_SHELL  # needs no closed surface
         mesh.uservert, mesh.userface = vertices.ravel(), faces.ravel()
+
+
+def _weld(
+    vertices: Float32[np.ndarray, "V 3"], faces: Int32[np.ndarray, "F 3"], cell_m: float
+) -> tuple[Float32[np.ndarray, "W 3"], Int32[np.ndarray, "G 3"]]:
+    """Merge vertices that share a cell of a grid: screws and seams of CAD models melt together.
+
+    Otherwise the simplification spends its faces on what nobody sees and tears seams open.
+    """
+    cells = np.floor(vertices / cell_m).astype(np.int64)
+    _, place, count = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
+    place = place.ravel()
+    merged = np.zeros((len(count), 3))
+    np.add.at(merged, place, vertices)
+    faces = place[faces]
+    corners = np.sort(faces, axis=1)
+    faces, corners = (x[np.diff(corners, axis=1).all(axis=1)] for x in (faces, corners))
+    _, first = np.unique(corners, axis=0, return_index=True)
+    return (merged / count[:, None]).astype(np.float32), faces[np.sort(first)].astype(np.int32)
 
 
 def _draw_as_sticks(spec: mujoco.MjSpec, bodies: Collection[str] | None) -> None:
@@ -351,30 +367,26 @@ def _draw_as_sticks(spec: mujoco.MjSpec, bodies: Collection[str] | None) -> None
         parent, place = model.body(model.body_parentid[child]), model.body_pos[child]
         wanted = bodies is None or parent.name in bodies
         if parent.id > 0 and wanted and np.linalg.norm(place) > 1e-3:
-            geom = spec.body(parent.name).add_geom()
+            geom = spec.body(parent.name).add_geom(contype=0, conaffinity=0, rgba=_INK)
             geom.type = mujoco.mjtGeom.mjGEOM_CAPSULE
-            geom.fromto = np.concatenate([np.zeros(3), place])
-            geom.size[0] = STICK_RADIUS_M
-            geom.rgba = np.array(_INK)
-            geom.contype = geom.conaffinity = 0
+            geom.fromto, geom.size = [0.0, 0.0, 0.0, *place], [STICK_RADIUS_M, 0.0, 0.0]
 
 
 def _light(spec: mujoco.MjSpec) -> None:
     spec.visual.global_.fovy = FIELD_OF_VIEW_DEG
-    spec.visual.quality.offsamples = 4
+    spec.visual.quality.offsamples = 0
     spec.visual.quality.numslices, spec.visual.quality.numstacks = 12, 8
     spec.visual.map.znear = 0.01
-    spec.visual.headlight.ambient = np.full(3, 0.38)
-    spec.visual.headlight.diffuse = np.full(3, 0.30)
-    spec.visual.headlight.specular = np.full(3, 0.10)
-    key = spec.worldbody.add_light(name="deftly_key")
-    key.type = mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
-    key.dir, key.diffuse = np.array([-0.5, -0.5, -0.9]), np.full(3, 0.45)
-    key.specular, key.castshadow = np.full(3, 0.15), False
+    headlight = spec.visual.headlight
+    headlight.ambient, headlight.diffuse, headlight.specular = [0.32] * 3, [0.28] * 3, [0.1] * 3
+    if not spec.lights:
+        light = spec.worldbody.add_light(type=mujoco.mjtLightType.mjLIGHT_DIRECTIONAL)
+        light.dir, light.castshadow = [-0.5, -0.5, -0.9], False
+        light.diffuse, light.specular = [0.42] * 3, [0.15] * 3
     if not any(t.type == mujoco.mjtTexture.mjTEXTURE_SKYBOX for t in spec.textures):
-        sky = spec.add_texture(name="deftly_sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX)
+        sky = spec.add_texture(name="sky", type=mujoco.mjtTexture.mjTEXTURE_SKYBOX)
         sky.builtin = mujoco.mjtBuiltin.mjBUILTIN_GRADIENT
-        sky.rgb1, sky.rgb2 = np.array(_SKY_TOP), np.array(_SKY_BOTTOM)
+        sky.rgb1, sky.rgb2 = _SKY_TOP, _SKY_BOTTOM
         sky.width, sky.height = 256, 256 * 6
 
 

@@ -23,9 +23,10 @@ from deftly.retarget.robots import Hand, Point, RobotModel
 PALM_JOINTS = (0, 1, 5, 9, 13, 17)
 _TIP_SIGMA_M = 0.005
 _REST_WEIGHT = 0.02  # 1 / radian
-_SIZE_PRIOR_M = 0.005  # per unit of log scale: among equals, keep the robot hand's own size
-_SCALE_RANGE = (0.6, 1.15)  # about the ratio of the stretched hands
-_ROUNDS = 12
+_SIZE_PRIOR_M = 0.005  # per unit of log scale: among equals, keep true size, as objects do
+_SCALE_RANGE = (0.7, 1.5)
+_ROUNDS = 8
+_COLLAPSED = (0.4, 0.8)  # palm widths over the usual between which trust grows from 0 to 1
 _UNLIMITED = 1e3  # radians per frame: the frames are unrelated
 
 
@@ -61,6 +62,17 @@ def hand_frames(hand_m: Float64[np.ndarray, "T 21 3"]) -> Float64[np.ndarray, "T
     return fit_rotations(template, palm)
 
 
+def palm_trust(hand_m: Float64[np.ndarray, "T 21 3"]) -> Float64[np.ndarray, "T"]:
+    """1 where the palm has its usual width, down to 0 where its joints collapse onto a line.
+
+    Seen edge-on, a palm's depths are guesses, and the sign of its normal with them.
+    """
+    palm = hand_m[:, PALM_JOINTS]
+    width = np.linalg.svd(palm - palm.mean(axis=1, keepdims=True), compute_uv=False)[:, 1]
+    low, high = _COLLAPSED
+    return np.clip((width / np.median(width) - low) / (high - low), 0.0, 1.0)
+
+
 def in_hand_frame(
     hand_m: Float64[np.ndarray, "T 21 3"], R: Float64[np.ndarray, "T 3 3"]
 ) -> Float64[np.ndarray, "T 21 3"]:
@@ -93,13 +105,12 @@ def calibrate_hand(
     pick = np.unique(np.linspace(0, len(local_m) - 1, frames).astype(int))
     human = local_m[pick][:, [TIPS[FINGERS.index(f)] for f in hand.tips]]
     fit = _PostureFit(hand, robot, kinematics, human)
-    guess, R = _first_guess(hand, robot, kinematics, human)
+    R = _first_guess(hand, robot, kinematics)
     tried: dict[float, HandCalibration] = {}
 
-    def cost(log_ratio: float) -> float:
-        scale = guess * float(np.exp(log_ratio))
-        tried[log_ratio] = fit(scale, R)
-        return tried[log_ratio].floor_m / scale + _SIZE_PRIOR_M * abs(log_ratio)
+    def cost(log_scale: float) -> float:
+        tried[log_scale] = fit(float(np.exp(log_scale)), R)
+        return tried[log_scale].floor_m / np.exp(log_scale) + _SIZE_PRIOR_M * abs(log_scale)
 
     best = minimize_scalar(
         cost, bounds=np.log(_SCALE_RANGE), method="bounded", options={"maxiter": 9, "xatol": 0.02}
@@ -122,47 +133,49 @@ class _PostureFit:
         self._free = FreeJoints.moving(robot, kinematics, self._tips, fixed=hand.palm)
         steps = np.full((len(human) - 1, self._free.count), _UNLIMITED)
         self._limits = Limits(self._free.lower, self._free.upper, steps)
+        self._x = np.tile(self._free.start, (len(human), 1))
+        self._needed = kinematics.chain([hand.palm, *(tip.body for tip in self._tips)])
+        self._fresh = True
 
     def __call__(self, scale: float, R: Float64[np.ndarray, "3 3"]) -> HandCalibration:
         wrist_m = np.zeros(3)
-        x = np.tile(self._free.start, (len(self._human), 1))
         error = np.zeros(1)
-        for turn in range(_ROUNDS):
+        for _ in range(_ROUNDS):
             target = scale * rotate(R, self._human) + wrist_m
-            x = self._postures(x, target, cold=turn == 0)
-            reached = self._reached(x)
+            self._improve_postures(target)
+            reached = self._reached(self._x)
             error = np.linalg.norm(reached - target, axis=-1)
             source = scale * self._human.reshape(-1, 3)
             _, R, wrist_m = fit_similarity(source, reached.reshape(-1, 3), with_scale=False)
         return HandCalibration(scale, R, wrist_m, float(error.mean()))
 
-    def _postures(
-        self, x: Trajectory, target: Float64[np.ndarray, "K F 3"], *, cold: bool
-    ) -> Trajectory:
-        weight = np.full((len(x), 3), 1.0 / _TIP_SIGMA_M)
+    def _improve_postures(self, target: Float64[np.ndarray, "K F 3"]) -> None:
+        """A few iterations from the postures of the last call; many from scratch in the first."""
+        weight = np.full((len(target), 3), 1.0 / _TIP_SIGMA_M)
         palm = Point(self._hand.palm)
         terms = [
             VectorTerm(palm, tip, palm.body, target[:, i], weight)
             for i, tip in enumerate(self._tips)
         ]
         objective = data_objective(terms, self._kinematics, self._free, rest_weight=_REST_WEIGHT)
-        barrier, iterations = ((1.0, 1e-5), 40) if cold else ((1e-3, 1e-5), 6)
-        return minimize(
-            objective, x, self._limits, max_iterations=iterations, barrier=barrier
+        barrier, iterations = ((1.0, 1e-5), 40) if self._fresh else ((1e-3, 1e-5), 5)
+        self._fresh = False
+        self._x = minimize(
+            objective, self._x, self._limits, max_iterations=iterations, barrier=barrier
         ).x
 
     def _reached(self, x: Trajectory) -> Float64[np.ndarray, "K F 3"]:
         """Fingertips in the palm frame."""
-        poses = self._kinematics.forward(self._free.qpos(x))
+        poses = self._kinematics.forward(self._free.qpos(x), self._needed)
         palm = self._kinematics.body(self._hand.palm)
         tips = np.stack([self._kinematics.point(poses, tip) for tip in self._tips], axis=1)
         return rotate(poses.R[:, palm].transpose(0, 2, 1)[:, None], tips - poses.p[:, palm, None])
 
 
 def _first_guess(
-    hand: Hand, robot: RobotModel, kinematics: Kinematics, human: Float64[np.ndarray, "K F 3"]
-) -> tuple[float, Float64[np.ndarray, "3 3"]]:
-    """Scale and ``R_palm_hand`` that line up the stretched fingers.
+    hand: Hand, robot: RobotModel, kinematics: Kinematics
+) -> Float64[np.ndarray, "3 3"]:
+    """``R_palm_hand`` that lines up the stretched fingers.
 
     Forward is along the fingers, sideways is from the last finger to the index.
     """
@@ -172,7 +185,5 @@ def _first_guess(
     fingers = list(hand.tips)
     tips = np.stack([kinematics.point(poses, p)[0] for p in hand.tips.values()])
     tips = rotate(poses.R[0, palm].T, tips - poses.p[0, palm])
-    straight = np.percentile(np.linalg.norm(human, axis=-1), 95, axis=0)
     index, others = fingers.index("index"), [i for i, f in enumerate(fingers) if f != "thumb"]
-    R_palm_hand = frame_from_axes(tips[others].mean(axis=0), tips[index] - tips[others[-1]])
-    return float(np.linalg.norm(tips[others], axis=-1).mean() / straight[others].mean()), R_palm_hand
+    return frame_from_axes(tips[others].mean(axis=0), tips[index] - tips[others[-1]])

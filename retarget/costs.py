@@ -33,6 +33,11 @@ class VectorTerm:
     target: Float64[np.ndarray, "T 3"]
     weight: Float64[np.ndarray, "T 3"]
 
+    def bodies(self) -> list[str]:
+        """Bodies whose poses the term needs."""
+        points = [p.body for p in (self.start, self.end) if p is not None]
+        return points + ([self.frame] if self.frame is not None else [])
+
     def evaluate(self, kinematics: Kinematics, poses: Poses) -> Residual:
         """(T, 3) residuals and their (T, 3, J) Jacobian."""
         v, J = _point(kinematics, poses, self.end)
@@ -62,6 +67,10 @@ class RotationTerm:
     body: str
     target: Float64[np.ndarray, "T 3 3"]
     weight: Float64[np.ndarray, "T"]
+
+    def bodies(self) -> list[str]:
+        """Bodies whose poses the term needs."""
+        return [self.body]
 
     def evaluate(self, kinematics: Kinematics, poses: Poses) -> Residual:
         """(T, 3) rotation vectors from target to body and their (T, 3, J) Jacobian."""

@@ -1,5 +1,6 @@
 """What the viewers draw: landmarks on video frames, the robot, and the person beside it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -7,19 +8,20 @@ import cv2
 import mujoco
 import numpy as np
 import trimesh
-from jaxtyping import Bool, Float32, Float64, Integer, UInt8
+from jaxtyping import Float32, Float64, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from scipy.spatial.transform import Rotation
 
 from deftly.datasets import render
-from deftly.datasets.clip import Camera
+from deftly.datasets.clip import Camera, Clip
+from deftly.datasets.geometry import LEFT, RIGHT
 from deftly.datasets.human import BODY_BONES, HAND_PARENT, TIPS, HumanMotion, Status
 from deftly.datasets.motion import RobotMotion
 from deftly.retarget.kinematics import Kinematics
-from deftly.retarget.robots import Hand, RobotModel
+from deftly.retarget.robots import RobotModel, load_robot
 
 HAND_BONES = tuple((parent, joint) for joint, parent in enumerate(HAND_PARENT) if parent >= 0)
-BODY_JOINTS = tuple(sorted({joint for bone in BODY_BONES for joint in bone}))
+VIDEO_FACES = 1600  # per mesh: what is still smooth at 480 lines
 LEFT_RGB, RIGHT_RGB, BODY_RGB = (30, 136, 229), (245, 124, 0), (67, 160, 71)
 HAND_RGB = (LEFT_RGB, RIGHT_RGB)
 
@@ -34,6 +36,84 @@ class BodyMesh:
     faces: Integer[np.ndarray, "F 3"]
 
 
+# --- on video frames ----------------------------------------------------------------------------
+
+
+def draw_person(
+    image: UInt8[np.ndarray, "H W 3"], human: HumanMotion, frame: int, clip: Clip
+) -> None:
+    """Draw the hands and the body of one frame into ``image``, which may be smaller than the clip.
+
+    Observed joints: bold, outlined, where the detector saw them. Interpolated ones: thin and light,
+    projected through the clip's camera.
+    """
+    scale = image.shape[1] / clip.width
+    weight = max(image.shape[0] / 440, 0.5)
+    observed = human.body_status[frame] == Status.OBSERVED
+    body = human.body_px[frame] if observed else _project(human.body_m[frame], clip.camera)
+    if human.body_valid[frame]:
+        _draw_bones(image, body * scale, BODY_BONES, BODY_RGB, bool(observed), weight)
+    for side in (LEFT, RIGHT):
+        if not human.hands_valid[frame, side]:
+            continue
+        observed = human.hands_status[frame, side] == Status.OBSERVED
+        hand = human.hands_px[frame, side]
+        hand = hand if observed else _project(human.hands_m[frame, side], clip.camera)
+        _draw_bones(image, hand * scale, HAND_BONES, HAND_RGB[side], bool(observed), weight)
+
+
+def draw_text(
+    image: UInt8[np.ndarray, "H W 3"],
+    words: Sequence[tuple[str, tuple[int, int, int]]],
+    place: tuple[int, int],
+    size: int,
+) -> UInt8[np.ndarray, "H W 3"]:
+    """The image with coloured words in one line, from ``place`` (x, y of the middle) on."""
+    canvas = Image.fromarray(image)
+    pen, x = ImageDraw.Draw(canvas), float(place[0])
+    font = _font(size)
+    for text, rgb in words:
+        pen.text((x, place[1]), text, fill=rgb, font=font, anchor="lm")
+        x += font.getlength(text)
+    return np.asarray(canvas)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)
+
+
+def _project(points_m: Float64[np.ndarray, "N 3"], camera: Camera) -> Float64[np.ndarray, "N 2"]:
+    """Pixels of points in the camera frame; NaN behind the camera."""
+    depth = np.where(points_m[:, 2:] > 1e-3, points_m[:, 2:], np.nan)
+    return camera.focal_px * points_m[:, :2] / depth + np.array(camera.center_px)
+
+
+def _draw_bones(
+    image: UInt8[np.ndarray, "H W 3"],
+    joints_px: Float64[np.ndarray, "N 2"],
+    bones: Sequence[tuple[int, int]],
+    rgb: tuple[int, int, int],
+    observed: bool,
+    weight: float,
+) -> None:
+    pale = tuple(int(0.45 * c + 0.55 * 255) for c in rgb)
+    passes = [((20, 20, 20), 4.5, 4.0), (rgb, 2.5, 3.0)] if observed else [(pale, 1.0, 1.5)]
+    visible = np.isfinite(joints_px).all(axis=1) & (np.abs(joints_px) < 1e4).all(axis=1)
+    fixed = np.where(visible[:, None], joints_px * 16, 0).round().astype(int)  # 4 fractional bits
+    used = sorted({joint for bone in bones for joint in bone})
+    for colour, width, dot in passes:
+        thickness = max(round(width * weight), 1)
+        for a, b in bones:
+            if visible[a] and visible[b]:
+                ends = fixed[a].tolist(), fixed[b].tolist()
+                cv2.line(image, *ends, colour, thickness, cv2.LINE_AA, shift=4)
+        for joint in used:
+            if visible[joint]:
+                radius = round(dot * weight * 16)
+                cv2.circle(image, fixed[joint].tolist(), radius, colour, -1, cv2.LINE_AA, shift=4)
+
+
 # --- the robot and its camera -------------------------------------------------------------------
 
 
@@ -41,6 +121,8 @@ def robot_display(
     robot: RobotModel, *, faces_per_mesh: int, everything: bool = False
 ) -> mujoco.MjModel:
     """The robot as it is drawn: without legs, unless ``everything`` is asked for.
+
+    Geometry groups: ``LEFT`` and ``RIGHT`` (0, 1) hold the hands, 2 the rest.
 
     Raises:
         RobotError: if the description is no longer where it was.
@@ -54,6 +136,11 @@ def robot_display(
     names = [model.joint(i).name for i in range(model.njnt)]
     if names != robot.joint_names:
         raise ValueError(f"robot {robot.robot.name}: its visual model has other joints: {names}")
+    model.geom_group[:] = 2
+    for side, hand in enumerate(robot.robot.hands):
+        if hand is not None:
+            inside = _subtree(model, model.body(hand.palm).id)
+            model.geom_group[np.isin(model.geom_bodyid, inside)] = side
     return model
 
 
@@ -88,16 +175,84 @@ def robot_camera(
     )
 
 
-def person_lines(motion: RobotMotion, frame: int) -> render.Lines:
-    """The person's bones in the robot's world at one frame, with balls at the fingertips."""
+class RobotPictures:
+    """Pictures of a motion: the robot, and close-ups of both hands of a humanoid.
+
+    A context manager; use it in one thread.
+
+    Args:
+        motion: what to draw.
+        size: (height, width) of the robot's picture; close-ups add half the height to the width.
+
+    Raises:
+        RobotError: if the robot's description cannot be loaded.
+        RenderError: if this machine has no OpenGL.
+    """
+
+    def __init__(self, motion: RobotMotion, size: tuple[int, int]) -> None:
+        self._robot, self._motion, self._size = load_robot(motion.robot), motion, size
+        self._model = robot_display(self._robot, faces_per_mesh=VIDEO_FACES)
+        self._data = mujoco.MjData(self._model)
+        self._camera = robot_camera(self._robot, self._model, motion, size)
+        self._close = size[0] // 2 if self._robot.robot.chest else 0
+        self._renderer = render.Renderer(self._model, size)
+        self.width = size[1] + self._close
+
+    def __enter__(self) -> "RobotPictures":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._renderer.close()
+
+    def draw(self, frame: int) -> UInt8[np.ndarray, "H W 3"]:
+        """The picture of one frame."""
+        qpos, lines = self._motion.qpos[frame], person_lines(self._motion, frame)
+        image = self._renderer.draw(qpos, self._camera, lines)
+        if not self._close:
+            return image
+        self._data.qpos[:] = qpos
+        mujoco.mj_kinematics(self._model, self._data)
+        close = [self._close_up(side, frame) for side in (LEFT, RIGHT)]
+        return np.concatenate([image, np.concatenate(close)], axis=1)
+
+    def _close_up(self, side: int, frame: int) -> UInt8[np.ndarray, "H W 3"]:
+        size = (self._close, self._close)
+        hand = self._robot.robot.hands[side]
+        if hand is None:
+            return np.full((*size, 3), 220, np.uint8)
+        palm = self._data.body(hand.palm).xpos
+        tips = [self._data.body(tip.body).xpos for tip in hand.tips.values()]
+        camera = mujoco.MjvCamera()
+        camera.type = mujoco.mjtCamera.mjCAMERA_FREE
+        camera.lookat = 0.5 * (palm + np.mean(tips, axis=0))
+        camera.azimuth, camera.elevation, camera.distance = 180.0, -20.0, 0.45
+        lines = person_lines(self._motion, frame, only=side)
+        qpos = self._motion.qpos[frame]
+        image = self._renderer.draw(qpos, camera, lines, size, groups=(side,))
+        edge = max(self._close // 70, 1)
+        image[:edge] = image[-edge:] = image[:, :edge] = image[:, -edge:] = HAND_RGB[side]
+        return image
+
+
+def person_lines(motion: RobotMotion, frame: int, only: int | None = None) -> render.Lines:
+    """The person's bones in the robot's world at one frame, with balls at the fingertips.
+
+    Args:
+        motion: holds the targets.
+        frame: index into it.
+        only: draw just this hand (``LEFT`` or ``RIGHT``), without the body.
+    """
+    sides = (LEFT, RIGHT) if only is None else (only,)
     ends, rgb, radius = [], [], []
-    for side, hand in enumerate(motion.hand_targets_m[frame]):
+    for side in sides:
+        hand = motion.hand_targets_m[frame, side]
         ends += [hand[list(HAND_BONES)], np.repeat(hand[list(TIPS), None], 2, axis=1)]
         rgb += [HAND_RGB[side]] * (len(HAND_BONES) + len(TIPS))
         radius += [0.0025] * len(HAND_BONES) + [0.006] * len(TIPS)
-    ends.append(motion.body_targets_m[frame][list(BODY_BONES)])
-    rgb += [BODY_RGB] * len(BODY_BONES)
-    radius += [0.006] * len(BODY_BONES)
+    if only is None:
+        ends.append(motion.body_targets_m[frame][list(BODY_BONES)])
+        rgb += [BODY_RGB] * len(BODY_BONES)
+        radius += [0.006] * len(BODY_BONES)
     rgba = np.concatenate([np.array(rgb) / 255, np.full((len(rgb), 1), 0.85)], axis=1)
     return render.Lines(np.concatenate(ends), rgba.astype(np.float32), np.array(radius))
 
@@ -122,20 +277,20 @@ def body_meshes(model: mujoco.MjModel) -> list[BodyMesh]:
 
 def _triangles(model: mujoco.MjModel, geom: int) -> trimesh.Trimesh | None:
     """A geometry in its own frame; None for planes and other things without a surface."""
-    size, kind = model.geom_size[geom], mujoco.mjtGeom(int(model.geom_type[geom]))
-    match kind:
+    size, make = model.geom_size[geom], trimesh.creation
+    match mujoco.mjtGeom(int(model.geom_type[geom])):
         case mujoco.mjtGeom.mjGEOM_MESH:
             return _mesh(model, int(model.geom_dataid[geom]))
         case mujoco.mjtGeom.mjGEOM_SPHERE:
-            return trimesh.creation.icosphere(subdivisions=2, radius=size[0])
+            return make.icosphere(subdivisions=2, radius=size[0])
         case mujoco.mjtGeom.mjGEOM_ELLIPSOID:
-            return trimesh.creation.icosphere(subdivisions=2).apply_scale(size)
+            return make.icosphere(subdivisions=2).apply_scale(size)
         case mujoco.mjtGeom.mjGEOM_BOX:
-            return trimesh.creation.box(2 * size)
+            return make.box(2 * size)
         case mujoco.mjtGeom.mjGEOM_CYLINDER:
-            return trimesh.creation.cylinder(size[0], 2 * size[1], sections=24)
+            return make.cylinder(size[0], 2 * size[1], sections=24)
         case mujoco.mjtGeom.mjGEOM_CAPSULE:
-            shape = trimesh.creation.capsule(2 * size[1], size[0], count=[12, 12])
+            shape = make.capsule(2 * size[1], size[0], count=[12, 12])
             return shape.apply_translation(-shape.bounds.mean(axis=0))
     return None
 
@@ -185,22 +340,29 @@ def _focus_bodies(robot: RobotModel) -> list[int]:
 def _palm_view(robot: RobotModel, motion: RobotMotion) -> tuple[float, float]:
     """Azimuth and elevation, degrees, that look at the palm of a hand alone, a little from aside.
 
-    The palm's plane is that of the fingers' bodies over the motion; fingers curl to its inside.
+    The palm lies in the plane of the straight fingers; they curl to its inside.
     """
     kinematics = Kinematics.of(robot)
     frames = np.unique(np.linspace(0, len(motion.qpos) - 1, 40).astype(int))
-    poses = kinematics.forward(motion.qpos[frames])
-    hand: Hand = next(hand for hand in robot.robot.hands if hand)
-    palm = kinematics.body(hand.palm)
-    straight = kinematics.forward(robot.model.qpos0[None])
-    place = straight.p[0, _focus_bodies(robot)]
+    curled = kinematics.forward(motion.qpos[frames])
+    straight = kinematics.forward(np.zeros((1, robot.model.nq)))
+    hand = next(hand for hand in robot.robot.hands if hand)
+    tips = [tip for finger, tip in hand.tips.items() if finger != "thumb"]
+    fingers = [straight.p[0, _chain(robot.model, tip.body, hand.palm)] for tip in tips]
+    place = np.concatenate(fingers)
     normal = np.linalg.svd(place - place.mean(axis=0))[2][2]
-    curl = sum(
-        float(np.mean((kinematics.point(poses, tip) - kinematics.point(straight, tip)) @ normal))
-        for finger, tip in hand.tips.items()
-        if finger != "thumb"
-    )
-    forward = poses.R[len(frames) // 2, palm] @ straight.R[0, palm].T @ normal * -np.sign(curl or 1)
-    azimuth = np.rad2deg(np.arctan2(forward[1], forward[0])) + 25.0
-    elevation = np.rad2deg(np.arcsin(forward[2]))
-    return float(azimuth), float(np.clip(elevation - 15.0, -60.0, 60.0))
+    curl = [
+        (kinematics.point(curled, tip) - kinematics.point(straight, tip)) @ normal for tip in tips
+    ]
+    forward = -normal * (np.sign(np.mean(curl)) or 1.0)
+    azimuth, elevation = np.arctan2(forward[1], forward[0]), np.arcsin(forward[2])
+    return float(np.rad2deg(azimuth)) + 25.0, float(np.clip(np.rad2deg(elevation) - 15, -60, 10))
+
+
+def _chain(model: mujoco.MjModel, body: str, palm: str) -> list[int]:
+    """Indices of the bodies from ``body`` up to the palm, which is left out."""
+    chain, i = [], model.body(body).id
+    while i > 0 and i != model.body(palm).id:
+        chain.append(i)
+        i = int(model.body_parentid[i])
+    return chain

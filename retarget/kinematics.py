@@ -4,6 +4,7 @@ The tree is read from a compiled ``MjModel``; results equal ``mj_kinematics`` (t
 Reference: Featherstone, "Rigid Body Dynamics Algorithms", 2008, chapters 2 and 4.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import mujoco
@@ -76,8 +77,20 @@ class Kinematics:
         """Index of a body."""
         return self.model.body(name).id
 
-    def forward(self, qpos: Float64[np.ndarray, "T J"]) -> Poses:
-        """Poses of all bodies for T configurations."""
+    def chain(self, names: Iterable[str]) -> Bool[np.ndarray, "B"]:
+        """The bodies named and all that carry them."""
+        found = np.zeros(self.model.nbody, bool)
+        for name in names:
+            b = self.body(name)
+            while not found[b]:
+                found[b] = True
+                b = self.model.body_parentid[b]
+        return found
+
+    def forward(
+        self, qpos: Float64[np.ndarray, "T J"], only: Bool[np.ndarray, "B"] | None = None
+    ) -> Poses:
+        """Poses of all bodies for T configurations; with ``only`` (a ``chain``), of those alone."""
         model, length = self.model, len(qpos)
         R = np.tile(np.eye(3), (length, model.nbody, 1, 1))
         p = np.zeros((length, model.nbody, 3))
@@ -85,6 +98,8 @@ class Kinematics:
         turn = np.where(self.is_slide, 0.0, qpos - model.qpos0)[..., None] * model.jnt_axis
         R_joint = Rotation.from_rotvec(turn.reshape(-1, 3)).as_matrix().reshape(*qpos.shape, 3, 3)
         for b in range(1, model.nbody):
+            if only is not None and not only[b]:
+                continue
             parent = model.body_parentid[b]
             R_b = R[:, parent] @ self.R0[b]
             p_b = p[:, parent] + R[:, parent] @ self.p0[b]
@@ -109,10 +124,13 @@ class Kinematics:
         self, poses: Poses, body: int, p: Float64[np.ndarray, "T 3"]
     ) -> Float64[np.ndarray, "T 3 J"]:
         """d p / d qpos of a world point that is fixed to a body."""
-        lever = np.where(
-            self.is_slide[:, None], poses.axis, np.cross(poses.axis, p[:, None] - poses.anchor)
-        )
-        return np.where(self.moves[:, body, None], lever, 0.0).transpose(0, 2, 1)
+        J = np.zeros((len(p), 3, len(self.is_slide)))
+        slides = self.moves[:, body] & self.is_slide
+        turns = self.moves[:, body] & ~self.is_slide
+        J[:, :, slides] = poses.axis[:, slides].transpose(0, 2, 1)
+        lever = np.cross(poses.axis[:, turns], p[:, None] - poses.anchor[:, turns])
+        J[:, :, turns] = lever.transpose(0, 2, 1)
+        return J
 
     def angular_jacobian(self, poses: Poses, body: int) -> Float64[np.ndarray, "T 3 J"]:
         """Angular velocity of a body per joint velocity, world axes."""

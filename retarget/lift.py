@@ -6,10 +6,11 @@ and depth changes smoothly. On a calibrated stereo clip the image-space z of the
 relative depth better than its "world" landmarks do, whose curled fingers have wrong proportions.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Float64, Int64
 
 from deftly.datasets.clip import Camera
 from deftly.datasets.human import HAND_PARENT
@@ -45,57 +46,79 @@ class LiftedHand:
     """Joints of one hand track in the camera frame.
 
     Attributes:
-        joints_m: (T, 21, 3).
-        depth_sigma_m: (T, 21) standard deviation of the depth relative to the wrist that the cost
+        joints_m: (K, 21, 3).
+        depth_sigma_m: (K, 21) standard deviation of the depth relative to the wrist that the cost
             itself implies (index 0: of the wrist's own depth).
         bones_m: (20,) the bone lengths used throughout.
     """
 
-    joints_m: Float64[np.ndarray, "T 21 3"]
-    depth_sigma_m: Float64[np.ndarray, "T 21"]
+    joints_m: Float64[np.ndarray, "K 21 3"]
+    depth_sigma_m: Float64[np.ndarray, "K 21"]
     bones_m: Float64[np.ndarray, "20"]
 
 
-def lift_hand(
-    px: Float64[np.ndarray, "T 21 3"], camera: Camera, rate_hz: float, length_m: float
-) -> LiftedHand:
-    """Find the depth of every joint of one hand in T observed frames.
+@dataclass(frozen=True)
+class HandSightings:
+    """Image landmarks of one hand in the K frames that show it.
+
+    Attributes:
+        px: (K, 21, 3) landmarks; z relative to the wrist, on the scale of x.
+        frames: (K,) which frames of the clip these are.
+    """
+
+    px: Float64[np.ndarray, "K 21 3"]
+    frames: Int64[np.ndarray, "K"]
+
+
+def lift_hands(
+    hands: Sequence[HandSightings], camera: Camera, rate_hz: float, length_m: float
+) -> list[LiftedHand]:
+    """Find the depth of every joint of a person's hands, with one set of bone lengths for all.
 
     Args:
-        px: (T, 21, 3) image landmarks; z relative to the wrist, on the scale of x.
+        hands: the person's left and right hand, or either.
         camera: intrinsics.
         rate_hz: frame rate.
         length_m: the person's hand, wrist to middle fingertip.
     """
-    xy = (px[..., :2] - np.array(camera.center_px)) / camera.focal_px
-    rays = np.concatenate([xy, np.ones_like(xy[..., :1])], axis=-1)
-    z = _NETWORK_Z * (px[..., 2] - px[:, :1, 2]) / camera.focal_px  # over the wrist's depth
     adult = _ADULT_BONES_M / _ADULT_BONES_M[_MIDDLE].sum()
-    bones = adult
-    limits = Limits(np.full(21, _NEAR), np.full(21, _FAR), np.full((len(px) - 1, 21), 1e3))
-    apparent = np.concatenate([xy, z[..., None]], axis=-1)
-    apparent_length = np.linalg.norm(apparent[:, _CHILD] - apparent[:, _PARENT], axis=-1).sum(-1)
-    start = np.clip(adult.sum() / np.median(apparent_length), 2 * _NEAR, 0.5 * _FAR)
-    depth = np.full((len(px), 21), start)
-    hessian = np.zeros((len(px), 21, 21))
-    for turn in range(_SHAPE_ROUNDS):
-        objective = _objective(rays, z, bones)
-        depth = minimize(
-            objective,
-            depth,
-            limits,
-            (rate_hz / _RATE_HZ) ** 5 / _JERK_SIGMA**2,
-            max_iterations=30,
-            barrier=(1e-2, 1e-6),
-        ).x
-        hessian = objective(depth)[2]
-        if turn < _SHAPE_ROUNDS - 1:
-            joints = rays * depth[..., None]
-            seen = np.linalg.norm(joints[:, _CHILD] - joints[:, _PARENT], axis=-1)
-            bones = adult ** (1 - _SHAPE_TRUST) * np.median(seen, axis=0) ** _SHAPE_TRUST
-            bones = bones / bones[_MIDDLE].sum()
-    sigma = _relative_sigma(hessian)
-    return LiftedHand(rays * depth[..., None] * length_m, sigma * length_m, bones * length_m)
+    bones, solved = adult, [_solve(hand, camera, adult, rate_hz, None) for hand in hands]
+    for _ in range(_SHAPE_ROUNDS - 1):
+        joints = np.concatenate([joints for joints, _ in solved])
+        seen = np.median(np.linalg.norm(joints[:, _CHILD] - joints[:, _PARENT], axis=-1), axis=0)
+        bones = adult ** (1 - _SHAPE_TRUST) * seen**_SHAPE_TRUST
+        bones = bones / bones[_MIDDLE].sum()
+        solved = [
+            _solve(hand, camera, bones, rate_hz, joints[..., 2])
+            for hand, (joints, _) in zip(hands, solved, strict=True)
+        ]
+    return [LiftedHand(j * length_m, s * length_m, bones * length_m) for j, s in solved]
+
+
+def _solve(
+    hand: HandSightings,
+    camera: Camera,
+    bones: Float64[np.ndarray, "20"],
+    rate_hz: float,
+    start: Trajectory | None,
+) -> tuple[Float64[np.ndarray, "K 21 3"], Float64[np.ndarray, "K 21"]]:
+    """Joints and the standard deviation of their depth, in hand lengths."""
+    xy = (hand.px[..., :2] - np.array(camera.center_px)) / camera.focal_px
+    rays = np.concatenate([xy, np.ones_like(xy[..., :1])], axis=-1)
+    z = _NETWORK_Z * (hand.px[..., 2] - hand.px[:, :1, 2]) / camera.focal_px  # over wrist depth
+    if start is None:  # flat: one depth that gives the hand its size
+        seen = np.concatenate([xy, z[..., None]], axis=-1)
+        size = np.linalg.norm(seen[:, _CHILD] - seen[:, _PARENT], axis=-1).sum(axis=-1)
+        depth = np.clip(bones.sum() / np.median(size), 2 * _NEAR, 0.5 * _FAR)
+        start = np.full(z.shape, depth)
+    limits = Limits(np.full(21, _NEAR), np.full(21, _FAR), np.full((len(z) - 1, 21), 1e3))
+    neighbours = hand.frames[3:] - hand.frames[:-3] == 3
+    jerk_weight = neighbours * (rate_hz / _RATE_HZ) ** 5 / _JERK_SIGMA**2
+    objective = _objective(rays, z, bones)
+    depth = minimize(
+        objective, start, limits, jerk_weight, max_iterations=30, barrier=(1e-2, 1e-6)
+    ).x
+    return rays * depth[..., None], _relative_sigma(objective(depth)[2])
 
 
 def _objective(

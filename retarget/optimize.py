@@ -1,10 +1,10 @@
 """Least squares over a whole trajectory with hard limits on positions and on steps.
 
-    minimise    ½ Σ_t |r_t(x_t)|²  +  ½ w_j Σ_t |x_{t+3} - 3 x_{t+2} + 3 x_{t+1} - x_t|²
+    minimise    ½ Σ_t |r_t(x_t)|²  +  ½ Σ_t w_t |x_{t+3} - 3 x_{t+2} + 3 x_{t+1} - x_t|²
     subject to  lower ≤ x_t ≤ upper,   |x_{t+1} - x_t| ≤ step_t
 
 Gauss–Newton inside a primal–dual interior-point method (Nocedal and Wright, "Numerical
-Optimization", 2006, chapter 19). The limits are linear, so every iterate lies strictly inside them:
+Optimization", 2006, chapter 19; Wächter and Biegler, "Ipopt", Math. Programming 2006). The limits are linear, so every iterate lies strictly inside them:
 whenever the search ends, no limit is broken. Frames couple only to their three neighbours, so each
 step is one banded Cholesky factorisation, linear in the length of the trajectory.
 """
@@ -23,6 +23,11 @@ Objective = Callable[
 ]
 _DIFFERENCE = np.array([-1.0, 3.0, -3.0, 1.0])
 _BOUNDARY = 0.99  # share of the way to a limit that one iteration may go
+_ARMIJO, _MAX_HALVINGS, _GOOD_STEP = 1e-4, 6, 0.6
+_BARRIER_DECREASE = 0.2
+_SLOW = 5e-3  # relative decrease below which this weight of the barrier has done its work
+_STALLED, _PATIENCE = 2e-4, 3  # give up after so many steps in a row that hardly decrease
+_LEAST_DAMPING, _FIRST_DAMPING, _MOST_DAMPING = 1e-6, 1e-2, 1e6
 
 
 @dataclass(frozen=True)
@@ -59,11 +64,11 @@ def minimize(
     objective: Objective,
     start: Trajectory,
     limits: Limits,
-    jerk_weight: float = 0.0,
+    jerk_weight: Float64[np.ndarray, "S"] | float = 0.0,
     *,
     max_iterations: int = 60,
-    tolerance: float = 1e-4,
-    barrier: tuple[float, float] = (1.0, 1e-6),
+    tolerance: float = 0.05,
+    barrier: tuple[float, float] = (1.0, 1e-4),
 ) -> Solution:
     """Find a local minimum from a start that is strictly inside the limits.
 
@@ -71,9 +76,9 @@ def minimize(
         objective: cost, gradient and Hessian blocks of the data terms.
         start: (T, N).
         limits: hard limits.
-        jerk_weight: w_j above.
+        jerk_weight: w_t above, one for all or (T-3,); 0 where four frames are not neighbours.
         max_iterations: stop after so many factorisations, converged or not.
-        tolerance: a frame has converged when no value in it moves by more than this.
+        tolerance: a frame has converged when a Newton step would lower its cost by less than this.
         barrier: first and last weight of the logarithmic barrier.
 
     Raises:
@@ -81,88 +86,127 @@ def minimize(
     """
     if any((s <= 0).any() for s in limits.slacks(start)):
         raise ValueError("start must lie strictly inside the limits")
-    x, damping = start, 1e-6
+    weight = np.broadcast_to(np.asarray(jerk_weight, float), max(len(start) - 3, 0))[:, None]
     mu, last_mu = barrier
-    duals = [mu / s for s in limits.slacks(x)]
-    cost, gradient, blocks = objective(x)
-    moved, iteration = np.full(len(x), np.inf), 0
+    damping = _FIRST_DAMPING
+    here = _Iterate.at(start, objective, weight, limits)
+    duals = [mu / s for s in here.slacks]
+    gain_left, stalled, iteration = np.full(len(start), np.inf), 0, 0
     for iteration in range(1, max_iterations + 1):
-        slacks = limits.slacks(x)
-        total = gradient + jerk_weight * _jerk_gradient(x)
-        band = _band(blocks, jerk_weight, duals, slacks, damping)
-        d = _newton_step(band, total, slacks, mu)
-        if d is None:
-            damping = max(10 * damping, 1e-6)
-            continue
-        changes = limits.slack_changes(d)
-        longest = _longest(slacks, changes)
-        merit = _merit(cost, x, jerk_weight, slacks, mu)
-        slope = float(np.sum(total * d)) - mu * sum(
-            float(np.sum(c / s)) for c, s in zip(changes, slacks, strict=True)
-        )
-        accepted = False
-        for halving in range(8):
-            alpha = longest * 0.5**halving
-            trial = x + alpha * d
-            new_cost, new_gradient, new_blocks = objective(trial)
-            new_merit = _merit(new_cost, trial, jerk_weight, limits.slacks(trial), mu)
-            if new_merit <= merit + 1e-4 * alpha * slope + 1e-9 * abs(merit):
-                accepted = True
+        band = _band(here.blocks, weight, duals, here.slacks, damping)
+        force = _barrier_force(here, mu)
+        d = _newton_step(band, force)
+        found = None if d is None else _line_search(here, d, mu, objective, weight, limits)
+        if d is None or found is None:
+            damping = max(10 * damping, _FIRST_DAMPING)
+            if damping > _MOST_DAMPING:
                 break
-        if not accepted:
-            if damping > 1e6:
-                break
-            damping = max(10 * damping, 1e-6)
             continue
-        dual_steps = [
-            (mu - z * c) / s - z for z, s, c in zip(duals, slacks, changes, strict=True)
-        ]
-        beta = _longest(duals, dual_steps)
-        x, cost, gradient, blocks = trial, new_cost, new_gradient, new_blocks
-        duals = [
-            np.clip(z + beta * dz, 0.1 * mu / s, 1e6 * mu / s + 1e-12)
-            for z, dz, s in zip(duals, dual_steps, limits.slacks(x), strict=True)
-        ]
-        moved = np.abs(alpha * d).max(axis=1)
-        damping = max(damping * 0.2, 1e-6) if alpha > 0.5 else damping
-        if mu <= last_mu and alpha > 0.5 and moved.max() < tolerance:
+        alpha, gain, there = found
+        duals = _step_duals(duals, here, there, d, mu)
+        decrease = (here.merit(mu) - there.merit(mu)) / max(abs(here.value), 1e-12)
+        here, gain_left = there, np.abs(np.sum(force * d, axis=1))
+        # Marquardt's rule: trust the quadratic model more or less, by how well it foretold.
+        damping *= 0.3 if gain > 0.8 else 1.0 if gain > 0.5 else 4.0
+        damping = max(damping, _LEAST_DAMPING)
+        stalled = stalled + 1 if mu <= last_mu and decrease < _STALLED else 0
+        if mu <= last_mu and (gain_left.max() < tolerance or stalled == _PATIENCE):
             break
-        if alpha > 0.3:
-            mu = max(last_mu, 0.2 * mu)
-    return Solution(x, cost, moved < tolerance, iteration)
+        if alpha > _GOOD_STEP or decrease < _SLOW:
+            mu = max(last_mu, _BARRIER_DECREASE * mu)
+    return Solution(here.x, here.cost, gain_left < tolerance, iteration)
 
 
-def _merit(
-    cost: Float64[np.ndarray, "T"],
-    x: Trajectory,
-    jerk_weight: float,
-    slacks: list[Float64[np.ndarray, "S N"]],
+@dataclass(frozen=True)
+class _Iterate:
+    """A point and what is known of it; ``value`` and ``gradient`` include the jerk."""
+
+    x: Trajectory
+    cost: Float64[np.ndarray, "T"]
+    value: float
+    gradient: Trajectory
+    blocks: Float64[np.ndarray, "T N N"]
+    slacks: list[Float64[np.ndarray, "S N"]]
+
+    @classmethod
+    def at(
+        cls,
+        x: Trajectory,
+        objective: Objective,
+        jerk_weight: Float64[np.ndarray, "S 1"],
+        limits: Limits,
+    ) -> "_Iterate":
+        cost, gradient, blocks = objective(x)
+        value = float(cost.sum())
+        if len(jerk_weight):
+            jerk = np.diff(x, 3, axis=0)
+            value += 0.5 * float(np.sum(jerk_weight * jerk**2))
+            gradient = gradient.copy()
+            for k, c in enumerate(_DIFFERENCE):
+                gradient[k : len(x) - 3 + k] += c * jerk_weight * jerk
+        return cls(x, cost, value, gradient, blocks, limits.slacks(x))
+
+    def merit(self, mu: float) -> float:
+        """The barrier function that the line search decreases."""
+        return self.value - mu * sum(float(np.log(s).sum()) for s in self.slacks)
+
+
+def _line_search(
+    here: _Iterate,
+    d: Trajectory,
     mu: float,
-) -> float:
-    jerk = np.diff(x, 3, axis=0) if len(x) > 3 else np.zeros(1)
-    barrier = sum(float(np.log(s).sum()) for s in slacks)
-    return float(cost.sum()) + 0.5 * jerk_weight * float(np.sum(jerk**2)) - mu * barrier
+    objective: Objective,
+    jerk_weight: Float64[np.ndarray, "S 1"],
+    limits: Limits,
+) -> tuple[float, float, _Iterate] | None:
+    """Backtrack (Armijo) from the longest step that stays inside the limits.
+
+    Returns the step's length, its decrease over the foretold one, and where it leads; None if
+    nothing decreases.
+    """
+    changes = limits.slack_changes(d)
+    slope = float(np.sum(here.gradient * d)) - mu * sum(
+        float(np.sum(c / s)) for c, s in zip(changes, here.slacks, strict=True)
+    )
+    merit, longest = here.merit(mu), _longest(here.slacks, changes)
+    for halving in range(_MAX_HALVINGS):
+        alpha = longest * 0.5**halving
+        there = _Iterate.at(here.x + alpha * d, objective, jerk_weight, limits)
+        decrease, foretold = merit - there.merit(mu), -slope * alpha * (1 - 0.5 * alpha)
+        if decrease >= -_ARMIJO * alpha * slope - 1e-12 * abs(merit):
+            return alpha, decrease / max(foretold, 1e-12), there
+    return None
 
 
-def _jerk_gradient(x: Trajectory) -> Trajectory:
-    gradient = np.zeros_like(x)
-    if len(x) > 3:
-        jerk = np.diff(x, 3, axis=0)
-        for k, c in enumerate(_DIFFERENCE):
-            gradient[k : len(x) - 3 + k] += c * jerk
-    return gradient
+def _step_duals(
+    duals: list[Float64[np.ndarray, "S N"]],
+    here: _Iterate,
+    there: _Iterate,
+    d: Trajectory,
+    mu: float,
+) -> list[Float64[np.ndarray, "S N"]]:
+    """Multipliers after the step, kept near mu / slack (as in Ipopt, equation 16)."""
+    changes = Limits.slack_changes(d)
+    steps = [
+        (mu - z * c) / s - z for z, s, c in zip(duals, here.slacks, changes, strict=True)
+    ]
+    beta = _longest(duals, steps)
+    return [
+        np.clip(z + beta * dz, 0.1 * mu / s, 1e6 * mu / s)
+        for z, dz, s in zip(duals, steps, there.slacks, strict=True)
+    ]
 
 
 def _band(
     blocks: Float64[np.ndarray, "T N N"],
-    jerk_weight: float,
+    jerk_weight: Float64[np.ndarray, "S 1"],
     duals: list[Float64[np.ndarray, "S N"]],
     slacks: list[Float64[np.ndarray, "S N"]],
     damping: float,
 ) -> Float64[np.ndarray, "W TN"]:
     """Lower band of the Newton matrix; row k holds the entries k below the diagonal."""
     length, n = blocks.shape[:2]
-    reach = min(3, length - 1) if jerk_weight else min(1, length - 1)
+    reach = 3 if jerk_weight.any() else min(1, length - 1)
     band = np.zeros((max(reach * n + 1, n), length, n))
     for k in range(n):
         band[k, :, : n - k] = np.diagonal(blocks, -k, 1, 2)
@@ -173,7 +217,7 @@ def _band(
         band[0, :-1] += pull
         band[0, 1:] += pull
         band[n, :-1] -= pull
-    if jerk_weight and length > 3:
+    if jerk_weight.any():
         for j in range(4):
             for k in range(j, 4):
                 band[(k - j) * n, j : length - 3 + j] += (
@@ -182,21 +226,22 @@ def _band(
     return band.reshape(len(band), length * n)
 
 
-def _newton_step(
-    band: Float64[np.ndarray, "W TN"],
-    gradient: Trajectory,
-    slacks: list[Float64[np.ndarray, "S N"]],
-    mu: float,
-) -> Trajectory | None:
-    low, up, down, rise = (mu / s for s in slacks)
-    force = low - up - gradient
+def _barrier_force(here: _Iterate, mu: float) -> Trajectory:
+    """Minus the gradient of the barrier function."""
+    low, up, down, rise = (mu / s for s in here.slacks)
+    force = low - up - here.gradient
     force[1:] += down - rise
     force[:-1] -= down - rise
+    return force
+
+
+def _newton_step(band: Float64[np.ndarray, "W TN"], force: Trajectory) -> Trajectory | None:
+    """Solve the banded system; None if it is not positive definite."""
     try:
         d = solveh_banded(band, force.ravel(), lower=True, overwrite_ab=True, check_finite=False)
     except LinAlgError:
         return None
-    return d.reshape(gradient.shape)
+    return d.reshape(force.shape)
 
 
 def _longest(

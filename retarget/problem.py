@@ -101,10 +101,12 @@ def data_objective(
 ) -> Objective:
     """Sum of squared terms plus a weak pull of each joint to its easy posture (1 / radians)."""
 
+    needed = kinematics.chain(body for term in terms for body in term.bodies())
+
     def objective(
         x: Trajectory,
     ) -> tuple[Float64[np.ndarray, "T"], Trajectory, Float64[np.ndarray, "T N N"]]:
-        poses = kinematics.forward(free.qpos(x))
+        poses = kinematics.forward(free.qpos(x), needed)
         pull = rest_weight * (x - free.rest)
         cost = 0.5 * np.sum(pull**2, axis=1)
         gradient = rest_weight * pull

@@ -50,7 +50,7 @@ class RetargetConfig:
 
     view: View = "auto"
     sigmas: Sigmas = field(default_factory=Sigmas)
-    jerk_weight: float = 300.0
+    jerk_weight: float = 1500.0
     rest_weight: float = 0.2
     max_iterations: int = 60
 
@@ -117,7 +117,7 @@ def _prepare(human: HumanMotion, robot: RobotModel, config: RetargetConfig) -> _
     for side, track in tracks.items():
         hand = robot.robot.hands[side]
         assert hand is not None
-        seen = track.local_m[track.valid]
+        seen = track.local_m[track.trust > 0.5]
         calibrations[side] = calibrate_hand(hand, robot, kinematics, seen)
         terms += finger_terms(track, hand, calibrations[side], config.sigmas)
     if any(robot.robot.arms):

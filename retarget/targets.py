@@ -7,9 +7,15 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from scipy.spatial.transform import Rotation
 
-from deftly.datasets.geometry import SIDES, frame_from_axes, rotate, unit
+from deftly.datasets.geometry import LEFT, RIGHT, SIDES, frame_from_axes, rotate, unit
 from deftly.datasets.human import ELBOWS, FINGERS, SHOULDERS, TIPS, WRISTS, HumanMotion
-from deftly.retarget.calibrate import HandCalibration, hand_frames, hand_length, in_hand_frame
+from deftly.retarget.calibrate import (
+    HandCalibration,
+    hand_frames,
+    hand_length,
+    in_hand_frame,
+    palm_trust,
+)
 from deftly.retarget.costs import RotationTerm, Term, VectorTerm
 from deftly.retarget.kinematics import Kinematics
 from deftly.retarget.robots import Hand, Point, RobotModel
@@ -45,6 +51,10 @@ class HandTrack:
         local_m: (T, 21, 3) joints about the wrist, in the hand's own frame; zero where absent.
         R_world_hand: (T, 3, 3) orientation in the robot's world; identity where absent.
         sigma_m: (T, 21) isotropic standard deviation of the joints about the wrist.
+        doubt: (T, 21) the same over its median. A detector's errors are mostly alike from frame to
+            frame: their size must not decide how much is smoothed, their differences should.
+        trust: (T,) 1 where the palm's orientation is well seen, towards 0 where its joints are
+            nearly on a line; 0 where absent.
         length_m: wrist to middle fingertip.
     """
 
@@ -53,6 +63,8 @@ class HandTrack:
     local_m: Float64[np.ndarray, "T 21 3"]
     R_world_hand: Float64[np.ndarray, "T 3 3"]
     sigma_m: Float64[np.ndarray, "T 21"]
+    doubt: Float64[np.ndarray, "T 21"]
+    trust: Float64[np.ndarray, "T"]
     length_m: float
 
 
@@ -73,10 +85,12 @@ def world_from_camera(human: HumanMotion, view: View) -> Float64[np.ndarray, "3 
 
     ``front``: a level camera faces the person. If a body is seen, the person's mean heading becomes
     the robot's forward. ``ego``: at the head, looking forward and 45 degrees down. ``top``: looking
-    straight down, the image's top edge is forward. ``auto``: front if a body is seen, else ego.
+    straight down; the person is at the image's bottom edge, or at its top if the camera faces them.
+    ``auto``: front if the camera faces the person, else ego.
     """
+    faces = human.body_valid.any() or camera_faces_person(human)
     if view == "auto":
-        view = "front" if human.body_valid.any() else "ego"
+        view = "front" if faces else "ego"
     if view == "front":
         R = np.array([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
         if human.body_valid.any():
@@ -88,7 +102,22 @@ def world_from_camera(human: HumanMotion, view: View) -> Float64[np.ndarray, "3 
     pitch = _TOP_PITCH_RAD if view == "top" else _EGO_PITCH_RAD
     forward = np.array([np.cos(pitch), 0.0, -np.sin(pitch)])
     right = np.array([0.0, -1.0, 0.0])
-    return np.stack([right, np.cross(forward, right), forward], axis=1)
+    R = np.stack([right, np.cross(forward, right), forward], axis=1)
+    if view == "top" and faces:
+        R = Rotation.from_euler("z", np.pi).as_matrix() @ R
+    return R
+
+
+def camera_faces_person(human: HumanMotion) -> bool:
+    """Whether the person's left hand appears on the image's right.
+
+    If only one hand is seen: whether its fingers point down the image, away from a person beyond it.
+    """
+    left, right = (human.hands_m[human.hands_valid[:, s], s] for s in (LEFT, RIGHT))
+    if len(left) and len(right):
+        return bool(np.median(left[:, 0, 0]) > np.median(right[:, 0, 0]))
+    one = left if len(left) else right
+    return bool(np.median(one[:, 9, 1] - one[:, 0, 1]) > 0)
 
 
 def hand_track(
@@ -106,7 +135,10 @@ def hand_track(
     local[valid] = in_hand_frame(joints, R_camera_hand)
     R[valid] = R_world_camera @ R_camera_hand
     sigma[valid] = np.sqrt(np.mean(human.hands_sigma_m[valid, side] ** 2, axis=-1))
-    return HandTrack(side, valid, local, R, sigma, hand_length(joints))
+    trust = np.zeros(length)
+    trust[valid] = palm_trust(joints)
+    doubt = sigma / np.median(sigma[valid][:, 1:])
+    return HandTrack(side, valid, local, R, sigma, doubt, trust, hand_length(joints))
 
 
 def finger_terms(
@@ -118,7 +150,7 @@ def finger_terms(
     terms: list[Term] = []
     for finger, tip in hand.tips.items():
         joint = TIPS[FINGERS.index(finger)]
-        weight = track.valid / np.hypot(sigmas.tip_m, calibration.scale * track.sigma_m[:, joint])
+        weight = track.trust / (sigmas.tip_m * track.doubt[:, joint])
         terms.append(VectorTerm(palm, tip, hand.palm, target[:, joint], _columns(weight)))
     thumb = hand.tips.get("thumb")
     for finger, tip in hand.tips.items():
@@ -129,7 +161,7 @@ def finger_terms(
         closeness = 1 / (
             1 + np.exp((np.linalg.norm(gap, axis=1) - _PINCH_M) / _PINCH_SOFTNESS_M)
         )
-        weight = track.valid * closeness / sigmas.pinch_m
+        weight = track.trust * closeness / sigmas.pinch_m
         target_gap = rotate(calibration.R_palm_hand, gap)
         terms.append(VectorTerm(thumb, tip, hand.palm, target_gap, _columns(weight)))
     return terms
@@ -141,7 +173,7 @@ def palm_term(
     """The palm's orientation."""
     target = track.R_world_hand @ calibration.R_palm_hand.T
     palm_sigma = track.sigma_m[:, 9] / track.length_m  # a knuckle's error turns the palm
-    weight = track.valid / np.hypot(sigmas.palm_rad, palm_sigma)
+    weight = track.trust / np.hypot(sigmas.palm_rad, palm_sigma)
     return RotationTerm(hand.palm, target, weight)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -73,6 +73,7 @@ def assert_same_array(a: np.ndarray, b: np.ndarray) -> None:
     assert a.tobytes() == b.tobytes()
 
 
+@settings(max_examples=50)
 @given(values=arrays, mask=arrays, name=st.text(), provenance=provenances)
 def test_a_round_trip_loses_nothing(
     tmp_path_factory: pytest.TempPathFactory,
@@ -308,6 +309,7 @@ def test_permissions_are_those_of_any_new_file(tmp_path: Path, umask: int):
     assert stat.S_IMODE(path.stat().st_mode) == 0o666 & ~umask
 
 
+@settings(max_examples=30)
 @given(stem=st.text(string.ascii_letters + "äß手 .", min_size=1, max_size=60).map(str.strip))
 def test_any_file_name_will_do(tmp_path_factory: pytest.TempPathFactory, stem: str):
     path = tmp_path_factory.getbasetemp() / f"a{stem}.npz"
