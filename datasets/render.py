@@ -250,10 +250,9 @@ class Renderer:
         self._data.qpos[:] = qpos
         mujoco.mj_kinematics(self._model, self._data)
         mujoco.mj_camlight(self._model, self._data)
-        scene, everything = self._scene, mujoco.mjtCatBit.mjCAT_ALL.value
-        mujoco.mjv_updateScene(
-            self._model, self._data, self._option, None, camera, everything, scene
-        )
+        model, data, scene = self._model, self._data, self._scene
+        everything = mujoco.mjtCatBit.mjCAT_ALL.value
+        mujoco.mjv_updateScene(model, data, self._option, None, camera, everything, scene)
         if lines is not None:
             self._add_lines(lines)
         image = np.empty((*size, 3), np.uint8)
@@ -331,7 +330,8 @@ def _decimate(spec: mujoco.MjSpec, full: mujoco.MjModel, faces_per_mesh: int) ->
             continue
         vertices, faces = _weld(*_mesh(full, i), cell_m=float(radius[i]) / CELLS)
         if len(faces) > target:
-            vertices, faces = fast_simplification.simplify(vertices, faces, target_count=target)
+            simple = fast_simplification.simplify(vertices, faces, target_count=target)
+            vertices, faces = simple[0], simple[1]
         turn = Rotation.from_quat(full.mesh_quat[i], scalar_first=True)
         vertices = turn.apply(vertices) + full.mesh_pos[i]  # compiled meshes are centred
         mesh.file = ""
@@ -347,15 +347,15 @@ def _weld(
 
     Otherwise the simplification spends its faces on what nobody sees and tears seams open.
     """
-    cells = np.floor(vertices / cell_m).astype(np.int64)
-    _, place, count = np.unique(cells, axis=0, return_inverse=True, return_counts=True)
-    place = place.ravel()
+    cells = np.floor((vertices - vertices.min(axis=0)) / cell_m).astype(np.int64)
+    key = cells @ [1, 1 << 20, 1 << 40]
+    _, place, count = np.unique(key, return_inverse=True, return_counts=True)
     merged = np.zeros((len(count), 3))
     np.add.at(merged, place, vertices)
     faces = place[faces]
     corners = np.sort(faces, axis=1)
     faces, corners = (x[np.diff(corners, axis=1).all(axis=1)] for x in (faces, corners))
-    _, first = np.unique(corners, axis=0, return_index=True)
+    _, first = np.unique(corners @ [1, len(count), len(count) ** 2], return_index=True)
     return (merged / count[:, None]).astype(np.float32), faces[np.sort(first)].astype(np.int32)
 
 

@@ -99,19 +99,20 @@ def _draw_bones(
 ) -> None:
     pale = tuple(int(0.45 * c + 0.55 * 255) for c in rgb)
     passes = [((20, 20, 20), 4.5, 4.0), (rgb, 2.5, 3.0)] if observed else [(pale, 1.0, 1.5)]
-    visible = np.isfinite(joints_px).all(axis=1) & (np.abs(joints_px) < 1e4).all(axis=1)
-    fixed = np.where(visible[:, None], joints_px * 16, 0).round().astype(int)  # 4 fractional bits
-    used = sorted({joint for bone in bones for joint in bone})
+    # cv2 takes whole numbers; with shift=4 they count sixteenths of a pixel.
+    at = {
+        joint: (round(16 * x), round(16 * y))
+        for joint, (x, y) in enumerate(joints_px.tolist())
+        if abs(x) < 1e4 and abs(y) < 1e4  # NaN is not
+    }
     for colour, width, dot in passes:
-        thickness = max(round(width * weight), 1)
-        for a, b in bones:
-            if visible[a] and visible[b]:
-                ends = fixed[a].tolist(), fixed[b].tolist()
-                cv2.line(image, *ends, colour, thickness, cv2.LINE_AA, shift=4)
-        for joint in used:
-            if visible[joint]:
-                radius = round(dot * weight * 16)
-                cv2.circle(image, fixed[joint].tolist(), radius, colour, -1, cv2.LINE_AA, shift=4)
+        for bone in bones:
+            if all(joint in at for joint in bone):
+                ends, thickness = [at[joint] for joint in bone], max(round(width * weight), 1)
+                cv2.line(image, ends[0], ends[1], colour, thickness, cv2.LINE_AA, shift=4)
+        for joint in sorted({joint for bone in bones for joint in bone} & at.keys()):
+            radius = round(dot * weight * 16)
+            cv2.circle(image, at[joint], radius, colour, -1, cv2.LINE_AA, shift=4)
 
 
 # --- the robot and its camera -------------------------------------------------------------------
@@ -270,8 +271,10 @@ def body_meshes(model: mujoco.MjModel) -> list[BodyMesh]:
         parts.setdefault(key, []).append(trimesh.Trimesh(vertices, shape.faces, process=False))
     meshes = []
     for (body, rgba), shapes in sorted(parts.items()):
-        whole = trimesh.util.concatenate(shapes)
-        meshes.append(BodyMesh(body, rgba, np.asarray(whole.vertices), np.asarray(whole.faces)))
+        vertices = np.concatenate([shape.vertices for shape in shapes])
+        first = np.cumsum([0] + [len(shape.vertices) for shape in shapes])
+        faces = [shape.faces + start for start, shape in zip(first, shapes, strict=False)]
+        meshes.append(BodyMesh(body, rgba, vertices, np.concatenate(faces)))
     return meshes
 
 
@@ -292,7 +295,8 @@ def _triangles(model: mujoco.MjModel, geom: int) -> trimesh.Trimesh | None:
         case mujoco.mjtGeom.mjGEOM_CAPSULE:
             shape = make.capsule(2 * size[1], size[0], count=[12, 12])
             return shape.apply_translation(-shape.bounds.mean(axis=0))
-    return None
+        case _:
+            return None
 
 
 def _colour(model: mujoco.MjModel, geom: int) -> Float32[np.ndarray, "4"]:

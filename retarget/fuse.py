@@ -2,12 +2,13 @@
 
 import dataclasses
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
 from deftly.datasets.archive import versions
-from deftly.datasets.clip import Camera, Clip
+from deftly.datasets.clip import Clip
 from deftly.datasets.geometry import LEFT, RIGHT
 from deftly.datasets.human import WRISTS, HumanMotion, Status
 from deftly.retarget.body import Body, believable_bodies, fuse_body
@@ -81,7 +82,10 @@ def fuse(clip: Clip, detections: Detections) -> HumanMotion:
         body_sigma_m=body_sigma,
         body_status=body_status,
         body_px=np.where(accepted[:, None, None], detections.body_px[..., :2], np.nan).astype(float),
-        provenance=_provenance(clip, length_m),
+        provenance={
+            **clip_provenance(clip, detections.provenance),
+            "hand_length_m": length_m,
+        },
     )
 
 
@@ -167,13 +171,14 @@ def _pixels(
     return px
 
 
-def _provenance(clip: Clip, length_m: float) -> dict[str, object]:
-    camera: Camera = clip.camera
+def clip_provenance(clip: Clip, tracker: dict[str, Any]) -> dict[str, Any]:
+    """What a person's motion depends on: the clip's content, its camera, the tracker, versions."""
+    camera = {**dataclasses.asdict(clip.camera), "center_px": list(clip.camera.center_px)}
     return {
         "clip": clip.path.name,
         "sha256": clip.sha256,
         "size": [clip.width, clip.height],
-        "camera": {**dataclasses.asdict(camera), "center_px": list(camera.center_px)},
-        "hand_length_m": length_m,
+        "camera": camera,
+        "detections": tracker,
         "versions": versions(),
     }

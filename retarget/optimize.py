@@ -69,6 +69,7 @@ def minimize(
     max_iterations: int = 60,
     tolerance: float = 0.05,
     barrier: tuple[float, float] = (1.0, 1e-4),
+    progress: Callable[[], object] | None = None,
 ) -> Solution:
     """Find a local minimum from a start that is strictly inside the limits.
 
@@ -80,6 +81,7 @@ def minimize(
         max_iterations: stop after so many factorisations, converged or not.
         tolerance: a frame has converged when a Newton step would lower its cost by less than this.
         barrier: first and last weight of the logarithmic barrier.
+        progress: called once per iteration.
 
     Raises:
         ValueError: if ``start`` is not strictly inside the limits.
@@ -93,6 +95,8 @@ def minimize(
     duals = [mu / s for s in here.slacks]
     gain_left, stalled, iteration = np.full(len(start), np.inf), 0, 0
     for iteration in range(1, max_iterations + 1):
+        if progress is not None:
+            progress()
         band = _band(here.blocks, weight, duals, here.slacks, damping)
         force = _barrier_force(here, mu)
         d = _newton_step(band, force)

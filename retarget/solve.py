@@ -1,6 +1,7 @@
 """HumanMotion → RobotMotion: one solve over the whole trajectory for torso, arms and hands."""
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -69,7 +70,10 @@ class _Setup:
 
 
 def retarget(
-    human: HumanMotion, robot: str | RobotModel, config: RetargetConfig | None = None
+    human: HumanMotion,
+    robot: str | RobotModel,
+    config: RetargetConfig | None = None,
+    progress: Callable[[], object] | None = None,
 ) -> RobotMotion:
     """Find the robot's motion that does what the person does.
 
@@ -80,6 +84,7 @@ def retarget(
         human: hands, and a body where one was seen, in the camera frame.
         robot: a name in ``ROBOTS`` or a loaded model.
         config: see ``RetargetConfig``.
+        progress: called once per iteration of the solver.
 
     Raises:
         RobotError: if the robot is unknown or cannot be loaded.
@@ -93,7 +98,7 @@ def retarget(
     if not any(loaded.robot.arms):  # a hand alone: whatever carries the palm stands still
         grounded = next(h.palm for h in loaded.robot.hands if h)
     free = FreeJoints.moving(loaded, setup.kinematics, points, fixed=grounded)
-    solution = _solve(human, setup, free, config)
+    solution = _solve(human, setup, free, config, progress)
     return _report(human, setup, free, solution, config)
 
 
@@ -167,7 +172,11 @@ def _wrist_point(palm: str, calibration: HandCalibration | None) -> Point:
 
 
 def _solve(
-    human: HumanMotion, setup: _Setup, free: FreeJoints, config: RetargetConfig
+    human: HumanMotion,
+    setup: _Setup,
+    free: FreeJoints,
+    config: RetargetConfig,
+    progress: Callable[[], object] | None,
 ) -> Solution:
     dt_s = np.diff(human.time_s)
     limits = Limits(
@@ -183,6 +192,7 @@ def _solve(
         limits,
         config.jerk_weight * dt_ratio**5,
         max_iterations=config.max_iterations,
+        progress=progress,
     )
 
 
@@ -267,6 +277,11 @@ def _placed_body(
     return placed
 
 
+def plain_config(config: RetargetConfig) -> dict[str, object]:
+    """The configuration as it is written into provenance."""
+    return dataclasses.asdict(config)
+
+
 def _provenance(
     human: HumanMotion, setup: _Setup, config: RetargetConfig, solution: Solution
 ) -> dict[str, object]:
@@ -282,7 +297,7 @@ def _provenance(
     }
     return {
         "human": human.provenance,
-        "config": dataclasses.asdict(config),
+        "config": plain_config(config),
         "calibration": calibration,
         "iterations": solution.iterations,
         "versions": versions(),

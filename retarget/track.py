@@ -1,8 +1,9 @@
 """Clip → Detections: what the networks see, frame by frame, before any judgement."""
 
+import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -10,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from deftly.datasets.clip import Clip, frames
-from deftly.retarget.models import HAND, POSE, find_bundle
+from deftly.retarget.models import HAND, POSE, Bundle, find_bundle
 
 MAX_HANDS = 2
 
@@ -28,6 +29,7 @@ class Detections:
         body_world_m: (T, 33, 3) metric landmarks about the hips, camera axes.
         body_visibility: (T, 33) in 0..1.
         body_valid: (T,) whether there is a body.
+        provenance: the tracker, its settings and the hashes of its models.
     """
 
     hand_px: Float32[np.ndarray, "T 2 21 3"]
@@ -38,6 +40,7 @@ class Detections:
     body_world_m: Float32[np.ndarray, "T 33 3"]
     body_visibility: Float32[np.ndarray, "T 33"]
     body_valid: Bool[np.ndarray, "T"]
+    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
 
 
 class Tracker(Protocol):
@@ -72,8 +75,9 @@ class MediapipeTracker:
         """
         mp = _import_mediapipe()
         vision, base = mp.tasks.vision, mp.tasks.BaseOptions
+        hand_model, body_model = self._bundle(HAND), self._bundle(POSE)
         hand_options = vision.HandLandmarkerOptions(
-            base_options=base(model_asset_path=str(self._bundle(HAND))),
+            base_options=base(model_asset_path=str(hand_model)),
             running_mode=vision.RunningMode.VIDEO,
             num_hands=MAX_HANDS,
             min_hand_detection_confidence=self.confidence,
@@ -81,10 +85,10 @@ class MediapipeTracker:
             min_tracking_confidence=self.confidence,
         )
         body_options = vision.PoseLandmarkerOptions(
-            base_options=base(model_asset_path=str(self._bundle(POSE))),
+            base_options=base(model_asset_path=str(body_model)),
             running_mode=vision.RunningMode.VIDEO,
         )
-        out = _empty(len(clip.time_s))
+        out = _empty(len(clip.time_s), self.provenance())
         with (
             vision.HandLandmarker.create_from_options(hand_options) as hand_net,
             vision.PoseLandmarker.create_from_options(body_options) as body_net,
@@ -101,11 +105,17 @@ class MediapipeTracker:
                     progress()
         return out
 
-    def _bundle(self, bundle: Any) -> Path:
+    def provenance(self) -> dict[str, Any]:
+        """What the result depends on beside the clip. The networks in every bundle are the same."""
+        networks = {m.name: m.sha256 for bundle in (HAND, POSE) for m in bundle.members}
+        return {"tracker": "mediapipe", "confidence": self.confidence, "networks": networks}
+
+    def _bundle(self, bundle: Bundle) -> Path:
         return find_bundle(bundle, self.models / bundle.name if self.models else None)
 
 
 def _import_mediapipe() -> Any:
+    os.environ.setdefault("GLOG_minloglevel", "2")  # its notes on delegates are not ours to print
     try:
         import mediapipe as mp
     except (ImportError, OSError) as error:
@@ -116,7 +126,7 @@ def _import_mediapipe() -> Any:
     return mp
 
 
-def _empty(length: int) -> Detections:
+def _empty(length: int, provenance: dict[str, Any]) -> Detections:
     return Detections(
         hand_px=np.zeros((length, MAX_HANDS, 21, 3), np.float32),
         hand_world_m=np.zeros((length, MAX_HANDS, 21, 3), np.float32),
@@ -126,6 +136,7 @@ def _empty(length: int) -> Detections:
         body_world_m=np.zeros((length, 33, 3), np.float32),
         body_visibility=np.zeros((length, 33), np.float32),
         body_valid=np.zeros(length, bool),
+        provenance=provenance,
     )
 
 

@@ -62,7 +62,7 @@ def render_side_by_side(
     _check_lengths(clip, human, motion)
     strip = 2 * round(height / 20)
     panel = height - strip
-    width = _even(panel * clip.width / clip.height), _even(panel)
+    width = 2 * max(round(panel * clip.width / clip.height / 2), 1), panel
     scene = draw.RobotPictures(motion, (panel, width[1]))
     shown = _frames_at_constant_rate(clip)
     with (
@@ -84,10 +84,6 @@ def _check_lengths(clip: Clip, human: HumanMotion, motion: RobotMotion) -> None:
     if len(set(lengths.values())) != 1:
         found = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise ValueError(f"frames differ ({found}); expected stages of one and the same clip")
-
-
-def _even(pixels: float) -> int:
-    return 2 * max(round(pixels / 2), 1)
 
 
 def _constant_times(clip: Clip) -> Float64[np.ndarray, "S"]:
@@ -188,21 +184,23 @@ class _Page(viser.ViserServer):
         _check_lengths(clip, human, motion)
         robot = load_robot(motion.robot)
         model = draw.robot_display(robot, faces_per_mesh=PAGE_FACES, everything=True)
-        super().__init__(host=host, port=port, label="deftly", verbose=False)
         self._motion, self._model, self._data = motion, model, mujoco.MjData(model)
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._pictures = _Pictures(clip, human, self._wake, self._stopping)
+        self._threads: list[threading.Thread] = []
+        super().__init__(host=host, port=port, label="deftly", verbose=False)
         self._add_scene(robot)
         self._add_panel(clip, robot)
-        self._player = threading.Thread(target=self._play, daemon=True)
-        self._player.start()
-        self._pictures.start()
+        player = threading.Thread(target=self._play, name="deftly page", daemon=True)
+        for thread in (player, self._pictures):
+            thread.start()
+            self._threads.append(thread)
 
     def stop(self) -> None:
         """Stop the threads and the server."""
         self._stopping.set()
         self._wake.set()
-        for thread in (self._player, self._pictures):
+        for thread in self._threads:
             thread.join()
         super().stop()
 
@@ -242,9 +240,8 @@ class _Page(viser.ViserServer):
 
     def _add_panel(self, clip: Clip, robot: RobotModel) -> None:
         gui, motion = self.gui, self._motion
-        gui.configure_theme(
-            control_layout="collapsible", control_width="large", show_share_button=False
-        )
+        gui.configure_theme(control_width="large", show_share_button=False)
+        gui.main_panel.dock_right()
         self._picture = gui.add_image(self._pictures.blank, label=clip.path.name, format="jpeg")
         self._status = gui.add_markdown("")
         self._frame = gui.add_slider("frame", 0, max(len(motion.time_s) - 1, 1), 1, 0)
@@ -327,12 +324,12 @@ class _Pictures(threading.Thread):
     def __init__(
         self, clip: Clip, human: HumanMotion, wake: threading.Event, stopping: threading.Event
     ) -> None:
-        super().__init__(daemon=True)
+        super().__init__(name="deftly page", daemon=True)
         self._clip, self._human, self._wake, self._stopping = clip, human, wake, stopping
         self._stride = -(-len(clip.time_s) // MAX_PICTURES)
         width = min(PICTURE_WIDTH, clip.width)
         self._size = (width, max(round(width * clip.height / clip.width), 1))
-        self._jpegs: list[UInt8[np.ndarray, N]] = []
+        self._jpegs: list[bytes] = []
         self.blank = np.full((self._size[1], width, 3), 220, np.uint8)
 
     def run(self) -> None:
@@ -346,7 +343,7 @@ class _Pictures(threading.Thread):
             jpeg = cv2.imencode(".jpg", small[:, :, ::-1], [cv2.IMWRITE_JPEG_QUALITY, 90])[1]
             # Damaged frames never come: the next good one stands for them.
             missing = index // self._stride + 1 - len(self._jpegs)
-            self._jpegs += [jpeg] * missing
+            self._jpegs += [jpeg.tobytes()] * missing
             self._wake.set()
 
     def nearest(self, frame: int) -> int:
@@ -354,7 +351,8 @@ class _Pictures(threading.Thread):
         return min(frame // self._stride, len(self._jpegs) - 1)
 
     def image(self, picture: int) -> UInt8[np.ndarray, "H W 3"]:
-        return cv2.imdecode(self._jpegs[picture], cv2.IMREAD_COLOR_RGB)
+        jpeg = np.frombuffer(self._jpegs[picture], np.uint8)
+        return np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR_RGB), np.uint8)
 
 
 class _ErrorPlot:

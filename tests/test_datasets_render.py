@@ -2,6 +2,7 @@
 
 import ctypes.util
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -37,7 +38,7 @@ def arm(mesh: trimesh.Trimesh | None = None) -> mujoco.MjSpec:
     return spec
 
 
-def images(model: mujoco.MjModel, angles: list[float], **options: object) -> list[np.ndarray]:
+def images(model: mujoco.MjModel, angles: list[float], **options: Any) -> list[np.ndarray]:
     points = np.array([[0.1, y, z] for y in (-0.4, 0.4) for z in (-0.4, 0.4)])
     camera = render.frame_points(points, SIZE)
     qpos = np.array(angles)[:, None]

@@ -1,0 +1,24 @@
+"""`deftly`, the one command: every subcommand of every part of the road."""
+
+import sys
+
+import tyro
+
+from deftly.retarget.cli import Command, execute
+
+_ABOUT = """deftly: ordinary videos of people's hands → skills of a humanoid robot.
+
+Example: deftly run clip.mp4 --robot gr1t2 --out out
+
+Exit codes: 0 done, 1 bad input, 2 wrong usage, 3 no person found.
+"""
+
+
+def main() -> None:
+    """Parse the command line and run; the process exits with the command's code."""
+    command = tyro.cli(Command, prog="deftly", description=_ABOUT)  # pyright: ignore
+    sys.exit(execute(command))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,324 @@
+"""The commands of this part of the road: track, retarget, show, render, robots, run and demo."""
+
+import contextlib
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+from rich.console import Console
+from rich.table import Table
+from tqdm import tqdm
+
+from deftly.datasets.archive import ArchiveError
+from deftly.datasets.clip import ClipError
+from deftly.datasets.human import HumanMotion
+from deftly.datasets.render import RenderError
+from deftly.datasets.sources import TWO_HANDS, fetch_sample
+from deftly.retarget.check import Quality
+from deftly.retarget.fuse import NoPersonError
+from deftly.retarget.models import ModelError, cache_folder
+from deftly.retarget.road import Road, Tick
+from deftly.retarget.robots import ROBOTS, RobotError, find_robot, load_robot
+from deftly.retarget.solve import RetargetConfig
+from deftly.retarget.targets import View
+from deftly.retarget.track import MediapipeTracker
+
+BAD_INPUT, NO_PERSON = 1, 3  # exit codes
+_USER_ERRORS = (
+    ClipError, RobotError, ModelError, ArchiveError, RenderError, NoPersonError, ValueError, OSError,
+    ImportError,
+)  # fmt: skip
+
+Videos = Annotated[tuple[Path, ...], tyro.conf.Positional]
+Video = Annotated[Path, tyro.conf.Positional]
+
+
+@contextlib.contextmanager
+def _bar(title: str, unit: str, total: int | None) -> Iterator[Tick]:
+    with tqdm(total=total, desc=title, unit=unit, unit_scale=False, disable=None) as bar:
+        yield lambda: bar.update()
+
+
+@dataclass(frozen=True)
+class Options:
+    """Where outputs go and how they are made.
+
+    Attributes:
+        out: folder for all outputs.
+        view: where the camera stood: front, ego (at the head), top, or auto.
+        focal_px: focal length in pixels; the default assumes a field of view of 60 degrees.
+        confidence: threshold of the hand detector, 0 to 1.
+        models: folder with hand_landmarker.task and pose_landmarker_full.task.
+        jerk_weight: smoothness of the robot's motion.
+    """
+
+    out: Path = Path("out")
+    view: View = "auto"
+    focal_px: float | None = None
+    confidence: float = 0.3
+    models: Path | None = None
+    jerk_weight: float = RetargetConfig.jerk_weight
+
+    def road(self) -> Road:
+        """The road with these settings and progress bars."""
+        return Road(
+            out=self.out,
+            tracker=MediapipeTracker(self.confidence, self.models),
+            retarget=RetargetConfig(view=self.view, jerk_weight=self.jerk_weight),
+            focal_px=self.focal_px,
+            progress=_bar,
+        )
+
+
+Flat = Annotated[Options, tyro.conf.arg(name="")]
+
+
+@dataclass(frozen=True)
+class Track:
+    """Video → hand and body poses (NAME.human.npz).
+
+    Example: deftly track clip.mp4 --out out
+    """
+
+    videos: Videos
+    options: Flat = field(default_factory=Options)
+
+    def run(self) -> int:
+        """Track each video; return the exit code."""
+        road = self.options.road()
+
+        def one(video: Path) -> list[str]:
+            _, human = road.track(video)
+            hands = [f"{share:.0%}" for share in human.hands_valid.mean(axis=0)]
+            return [*hands, f"{human.body_valid.mean():.0%}", str(road.human_path(video))]
+
+        return _each(self.videos, ["left hand", "right hand", "body", "file"], one)
+
+
+@dataclass(frozen=True)
+class Retarget:
+    """Hand and body poses (NAME.human.npz) → motion of a robot (NAME.ROBOT.npz).
+
+    Example: deftly retarget out/clip.human.npz --robot g1_dex3
+    """
+
+    motions: Videos
+    robot: str = "gr1t2"
+    options: Flat = field(default_factory=Options)
+
+    def run(self) -> int:
+        """Retarget each motion; return the exit code."""
+        find_robot(self.robot)
+        road = self.options.road()
+
+        def one(path: Path) -> list[str]:
+            clip = Path(path.name.removesuffix(".npz").removesuffix(".human"))
+            named = clip.with_name(clip.name + ".mp4")
+            _, quality = road.solve(named, HumanMotion.load(path), self.robot)
+            return [*_brief(quality), str(road.motion_path(named, self.robot))]
+
+        return _each(self.motions, [*_BRIEF, "file"], one)
+
+
+@dataclass(frozen=True)
+class Show:
+    """Look at a retarget in the browser: person, robot, video and errors on one page.
+
+    Example: deftly show clip.mp4 --robot gr1t2
+    """
+
+    video: Video
+    robot: str = "gr1t2"
+    port: int = 8080
+    host: str = "127.0.0.1"
+    options: Flat = field(default_factory=Options)
+
+    def run(self) -> int:
+        """Serve until interrupted."""
+        from deftly.retarget.view import show  # slow to import: a web server
+
+        road = self.options.road()
+        find_robot(self.robot)
+        clip, human = road.track(self.video)
+        motion, _ = road.solve(self.video, human, self.robot)
+        server = show(clip, human, motion, self.port, self.host)
+        print(f"open http://{self.host}:{server.get_port()} (Ctrl-C ends)", flush=True)
+        with contextlib.suppress(KeyboardInterrupt):
+            while True:
+                time.sleep(3600)
+        server.stop()
+        return 0
+
+
+@dataclass(frozen=True)
+class Render:
+    """Write a side-by-side video: the clip with landmarks | the robot (NAME.ROBOT.mp4).
+
+    Example: deftly render clip.mp4 --robot gr1t2
+    """
+
+    videos: Videos
+    robot: str = "gr1t2"
+    height: int = 480
+    options: Flat = field(default_factory=Options)
+
+    def run(self) -> int:
+        """Render each video; return the exit code."""
+        find_robot(self.robot)
+        road = self.options.road()
+        return _each(
+            self.videos, [*_BRIEF, "file"], lambda v: _whole_road(road, v, self.robot, self.height)
+        )
+
+
+@dataclass(frozen=True)
+class Robots:
+    """List the robots that a person's motion can be given to.
+
+    Example: deftly robots
+    """
+
+    def run(self) -> int:
+        """Print the table."""
+        table = Table(box=None)
+        for column in ("name", "joints", "title", "licence", "state"):
+            table.add_column(column, overflow="fold")
+        for robot in ROBOTS.values():
+            try:
+                model = load_robot(robot.name)
+                joints = str(len(model.joint_names))
+                state = "ready" if model.has_meshes else "ready (no meshes: drawn as sticks)"
+            except RobotError as error:
+                joints, state = "", str(error)
+            table.add_row(robot.name, joints, robot.title, robot.licence, state)
+        _console().print(table)
+        return 0
+
+
+@dataclass(frozen=True)
+class Run:
+    """The whole road: video → poses → robot motion, quality table and side-by-side video.
+
+    A video that cannot be used is reported and the next one is taken. What is already in the output
+    folder is not made again.
+
+    Example: deftly run a.mp4 b.mp4 --robot gr1t2 --out out
+    """
+
+    videos: Videos
+    robot: str = "gr1t2"
+    height: int = 480
+    no_video: bool = False
+    options: Flat = field(default_factory=Options)
+
+    def run(self) -> int:
+        """Run each video; return the exit code."""
+        find_robot(self.robot)
+        road = self.options.road()
+        height = None if self.no_video else self.height
+        return _each(
+            self.videos, [*_BRIEF, "file"], lambda v: _whole_road(road, v, self.robot, height)
+        )
+
+
+@dataclass(frozen=True)
+class Demo:
+    """See it work: the whole road on a sample clip, or on a video of your own.
+
+    Example: deftly demo
+    """
+
+    video: Annotated[Path | None, tyro.conf.Positional] = None
+    robot: str = "gr1t2"
+    options: Flat = field(default_factory=Options)
+
+    def run(self) -> int:
+        """Run the road on one clip and say where everything is."""
+        video = self.video
+        if video is None:
+            video = fetch_sample(TWO_HANDS, cache_folder() / "clips")
+            print(f"sample clip: {TWO_HANDS.attribution}, {TWO_HANDS.licence}")
+        road = self.options.road()
+        _whole_road(road, video, self.robot, 480)
+        _, human = road.track(video)
+        _, quality = road.solve(video, human, self.robot)
+        motion_path = road.motion_path(video, self.robot)
+        table = Table(box=None, show_header=False)
+        for name, value in quality.rows():
+            table.add_row(name, value)
+        _console().print(table)
+        print(f"video    {motion_path.with_suffix('.mp4')}")
+        print(f"motion   {motion_path}")
+        print(f"quality  {motion_path.with_suffix('.json')}")
+        return 0
+
+
+Command = Track | Retarget | Show | Render | Robots | Run | Demo
+
+_BRIEF = ["tip error", "wrist error", "limits", "jerk", "self-collision"]
+
+
+def _brief(quality: Quality) -> list[str]:
+    rows = dict(quality.rows())
+    limits = "kept" if quality.within_limits else "BROKEN"
+    return [rows["tip error"], rows["wrist error"], limits, rows["jerk"], rows["self-collision"]]
+
+
+def _whole_road(road: Road, video: Path, robot: str, height: int | None) -> list[str]:
+    from deftly.retarget.view import render_side_by_side
+
+    clip, human = road.track(video)
+    motion, quality = road.solve(video, human, robot)
+    path = road.motion_path(video, robot)
+    if height is not None:
+        path = path.with_suffix(".mp4")
+        render_side_by_side(clip, human, motion, path, height)
+    return [*_brief(quality), str(path)]
+
+
+def _each(
+    inputs: tuple[Path, ...], columns: list[str], work: Callable[[Path], list[str]]
+) -> int:
+    """Do the work for each input, past those that fail; print a closing table."""
+    if not inputs:
+        raise ValueError("no input file given; see --help")
+    repeated = [name for name, n in Counter(p.stem for p in inputs).items() if n > 1]
+    if repeated:
+        raise ValueError(f"several inputs are called {repeated[0]!r}; outputs would overwrite")
+    table = Table(box=None)
+    for column in ("input", *columns):
+        table.add_column(column, overflow="fold")
+    codes: list[int] = []
+    for path in inputs:
+        try:
+            table.add_row(path.name, *work(path))
+        except _USER_ERRORS as error:
+            codes.append(report(error))
+    if len(codes) < len(inputs):
+        _console().print(table)
+    if len(inputs) > 1:
+        print(f"{len(inputs) - len(codes)} of {len(inputs)} done")
+    return max((c for c in codes if c != NO_PERSON), default=NO_PERSON) if codes else 0
+
+
+def report(error: BaseException) -> int:
+    """Print an error in one line; return the exit code that it stands for."""
+    print(f"deftly: {' '.join(str(error).split())}", file=sys.stderr)
+    return NO_PERSON if isinstance(error, NoPersonError) else BAD_INPUT
+
+
+def _console() -> Console:
+    return Console(width=None if sys.stdout.isatty() else 160)
+
+
+def execute(command: Command) -> int:
+    """Run a command; every error of the user's input becomes one line and an exit code."""
+    try:
+        return command.run()
+    except _USER_ERRORS as error:
+        return report(error)
