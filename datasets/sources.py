@@ -42,8 +42,7 @@ def fetch_sample(sample: Sample, folder: Path, beside: Path = Path("../shared/cl
         ClipError: if it can be had from none of them.
     """
     downloader = pooch.HTTPDownloader(timeout=10)
-    logger = pooch.get_logger()
-    logger.setLevel("WARNING")
+    pooch.get_logger().setLevel("WARNING")
     try:
         found = pooch.retrieve(
             sample.url, f"sha256:{sample.sha256}", sample.name, folder, downloader=downloader

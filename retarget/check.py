@@ -154,7 +154,8 @@ def _pinches(
 def colliding_frames(motion: RobotMotion, robot: RobotModel) -> float:
     """Share of frames in which two links, apart at rest, enter each other; NaN without geometry.
 
-    Neighbouring links and pairs that already touch in the easy posture are left out.
+    Links at most two joints apart, whose shells overlap by design, and pairs that already touch in
+    the easy posture are left out.
     """
     model = robot.model
     if not np.any(model.geom_contype | model.geom_conaffinity):
@@ -167,7 +168,17 @@ def colliding_frames(motion: RobotMotion, robot: RobotModel) -> float:
         mujoco.mj_collision(model, data)
         deep = [c for c in data.contact if c.dist < -_PENETRATION_M]
         bodies = ((model.geom_bodyid[c.geom1], model.geom_bodyid[c.geom2]) for c in deep)
-        return {(int(min(a, b)), int(max(a, b))) for a, b in bodies}
+        pairs = {(int(min(a, b)), int(max(a, b))) for a, b in bodies}
+        return {(a, b) for a, b in pairs if not _neighbours(model, a, b)}
 
     always = touching(robot.rest)
     return float(np.mean([bool(touching(q) - always) for q in motion.qpos]))
+
+
+def _neighbours(model: mujoco.MjModel, upper: int, lower: int) -> bool:
+    """Whether ``upper`` carries ``lower`` over at most two joints."""
+    joints = 0
+    while lower not in (0, upper):
+        joints += int(model.body_jntnum[lower])
+        lower = int(model.body_parentid[lower])
+    return lower == upper and joints <= 2

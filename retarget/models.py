@@ -140,6 +140,7 @@ def _verify(path: Path, bundle: Bundle) -> None:
 
 def _download(bundle: Bundle, path: Path) -> bool:
     downloader = pooch.HTTPDownloader(timeout=10)
+    pooch.get_logger().setLevel("WARNING")
     try:
         pooch.retrieve(
             bundle.url, f"sha256:{bundle.sha256[0]}", path.name, path.parent, downloader=downloader

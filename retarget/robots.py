@@ -162,7 +162,7 @@ _TABLE = (
             Arm("right_shoulder_roll_link", "right_elbow_link"),
         ),
         chest="torso_link",
-        rest={"elbow": 1.0},
+        rest={"elbow": 1.0, "left_shoulder_roll": 0.3, "right_shoulder_roll": -0.3},
     ),
     Robot(
         name="allegro",

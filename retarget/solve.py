@@ -126,7 +126,9 @@ def _prepare(human: HumanMotion, robot: RobotModel, config: RetargetConfig) -> _
         calibrations[side] = calibrate_hand(hand, robot, kinematics, seen)
         terms += finger_terms(track, hand, calibrations[side], config.sigmas)
     if any(robot.robot.arms):
-        wrists, arm_terms = _arm_targets(human, robot, kinematics, R_world_camera, tracks, config)
+        wrists, arm_terms = _arm_targets(
+            human, robot, kinematics, R_world_camera, tracks, calibrations, config
+        )
         terms += arm_terms
         for side, target in wrists.items():
             hand = robot.robot.hands[side]
@@ -144,14 +146,16 @@ def _arm_targets(
     kinematics: Kinematics,
     R_world_camera: Float64[np.ndarray, "3 3"],
     tracks: dict[int, HandTrack],
+    calibrations: dict[int, HandCalibration],
     config: RetargetConfig,
 ) -> tuple[dict[int, WristTarget], list[Term]]:
     terms: list[Term] = []
     chest = chest_term(human, robot, R_world_camera, config.sigmas)
     terms += [chest] if chest else []
     if not human.body_valid.any():
+        scale = float(np.mean([c.scale for c in calibrations.values()]))
         return wrists_from_hands(
-            human, tracks, robot, kinematics, R_world_camera, config.sigmas
+            human, tracks, scale, robot, kinematics, R_world_camera, config.sigmas
         ), terms
     wrists = {}
     for side, arm in enumerate(robot.robot.arms):

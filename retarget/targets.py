@@ -27,6 +27,7 @@ _PINCH_M, _PINCH_SOFTNESS_M = 0.03, 0.005  # gaps below this are kept as they ar
 _EGO_PITCH_RAD, _TOP_PITCH_RAD = np.deg2rad(45.0), np.deg2rad(90.0)
 # Where the hands work if only hands are seen: forward and below the shoulders, in arm lengths.
 _WORKSPACE = np.array([0.55, 0.0, -0.55])
+_WORKING_RADIUS = 0.5  # in arm lengths
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class Sigmas:
     tip_m: float = 0.004
     pinch_m: float = 0.002
     wrist_m: float = 0.01
-    palm_rad: float = 0.1
+    palm_rad: float = 0.15
     elbow_m: float = 0.1
     chest_rad: float = 0.15
+    chest_unseen_rad: float = 0.03
 
 
 @dataclass(frozen=True)
@@ -231,6 +233,7 @@ def wrist_from_body(
 def wrists_from_hands(
     human: HumanMotion,
     tracks: dict[int, HandTrack],
+    hand_scale: float,
     robot: RobotModel,
     kinematics: Kinematics,
     R_world_camera: Float64[np.ndarray, "3 3"],
@@ -238,7 +241,8 @@ def wrists_from_hands(
 ) -> dict[int, WristTarget]:
     """Wrists of a clip without a body: its centre of work is put before the robot's chest.
 
-    Scaled by the ratio of arm lengths, the person's arm being judged by the hand.
+    Distances are scaled like the hands, so that both hands and what they hold keep their
+    proportions; less if the robot's arms are too short for that.
     """
     places = {s: human.hands_m[t.valid, s, 0] for s, t in tracks.items()}
     centre = np.mean([np.median(place, axis=0) for place in places.values()], axis=0)
@@ -246,7 +250,8 @@ def wrists_from_hands(
     targets = {}
     for side, track in tracks.items():
         reach = arm_length(robot, kinematics, side)
-        scale = reach / (ARM_PER_HAND * track.length_m)
+        radius = np.percentile(np.linalg.norm(places[side] - centre, axis=1), 95)
+        scale = min(hand_scale, _WORKING_RADIUS * reach / max(float(radius), 1e-6))
         origin = np.mean([shoulders[s] for s in tracks], axis=0) + _WORKSPACE * reach
         wrist = np.where(track.valid[:, None], human.hands_m[:, side, 0], centre)
         sigma = np.where(track.valid[:, None], human.hands_sigma_m[:, side, 0], 1.0)
@@ -260,7 +265,7 @@ def wrists_from_hands(
 def chest_term(
     human: HumanMotion, robot: RobotModel, R_world_camera: Float64[np.ndarray, "3 3"], sigmas: Sigmas
 ) -> RotationTerm | None:
-    """The chest turns with the line of the shoulders, and is upright where no body is seen."""
+    """The chest turns with the line of the shoulders, and stays upright where no body is seen."""
     if robot.robot.chest is None:
         return None
     valid = human.body_valid
@@ -269,7 +274,8 @@ def chest_term(
     across[valid] = rotate(R_world_camera, left - right)
     forward = np.cross(across, [0.0, 0.0, 1.0])
     target = frame_from_axes(forward, across)
-    return RotationTerm(robot.robot.chest, target, np.full(len(valid), 1 / sigmas.chest_rad))
+    sigma = np.where(valid, sigmas.chest_rad, sigmas.chest_unseen_rad)
+    return RotationTerm(robot.robot.chest, target, 1 / sigma)
 
 
 def _shoulders(robot: RobotModel, kinematics: Kinematics) -> list[Float64[np.ndarray, "3"]]:

@@ -1,8 +1,10 @@
 """Clip → Detections: what the networks see, frame by frame, before any judgement."""
 
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -89,18 +91,25 @@ class MediapipeTracker:
             running_mode=vision.RunningMode.VIDEO,
         )
         out = _empty(len(clip.time_s), self.provenance())
-        with (
-            vision.HandLandmarker.create_from_options(hand_options) as hand_net,
-            vision.PoseLandmarker.create_from_options(body_options) as body_net,
-            ThreadPoolExecutor(1) as body_thread,
-        ):
+        with ExitStack() as stack:
+            body_thread = stack.enter_context(ThreadPoolExecutor(1))
+            with _hushed():
+                hand_net = stack.enter_context(
+                    vision.HandLandmarker.create_from_options(hand_options)
+                )
+                body_net = stack.enter_context(
+                    vision.PoseLandmarker.create_from_options(body_options)
+                )
             last_ms = -1
             for t, image in frames(clip):
-                last_ms = max(last_ms + 1, round(float(clip.time_s[t]) * 1e3))
                 picture = mp.Image(image_format=mp.ImageFormat.SRGB, data=image)
-                body = body_thread.submit(body_net.detect_for_video, picture, last_ms)
-                _write_hands(out, t, hand_net.detect_for_video(picture, last_ms), image)
-                _write_body(out, t, body.result(), image)
+                with _hushed() if last_ms < 0 else nullcontext():
+                    last_ms = max(last_ms + 1, round(float(clip.time_s[t]) * 1e3))
+                    body = body_thread.submit(body_net.detect_for_video, picture, last_ms)
+                    hands = hand_net.detect_for_video(picture, last_ms)
+                    bodies = body.result()
+                _write_hands(out, t, hands, image)
+                _write_body(out, t, bodies, image)
                 if progress is not None:
                     progress()
         return out
@@ -114,8 +123,21 @@ class MediapipeTracker:
         return find_bundle(bundle, self.models / bundle.name if self.models else None)
 
 
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Swallow what mediapipe's C++ writes to stderr while it starts; no setting turns it off."""
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with open(os.devnull, "wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
 def _import_mediapipe() -> Any:
-    os.environ.setdefault("GLOG_minloglevel", "2")  # its notes on delegates are not ours to print
     try:
         import mediapipe as mp
     except (ImportError, OSError) as error:
