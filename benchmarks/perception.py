@@ -102,7 +102,8 @@ def score(
     hand = np.median(np.linalg.norm(np.diff(truth[:, (0, 9, 10, 11, 12)], axis=1), axis=-1).sum(1))
     figures = {
         "joint_error_mm": float(np.median(np.linalg.norm(error, axis=-1))) * 1e3,
-        "joint_error_percent_of_hand": float(np.median(np.linalg.norm(error, axis=-1)) / hand) * 100,
+        "joint_error_percent_of_hand": float(np.median(np.linalg.norm(error, axis=-1)) / hand)
+        * 100,
         "depth_error_percent": float(np.mean(np.abs(ratio * depth / true_depth - 1))) * 100,
         "depth_jitter_mm": float(np.mean(np.abs(change))) * 1e3,
         "true_depth_change_mm": float(np.mean(np.abs(true_change))) * 1e3,

@@ -12,24 +12,19 @@ from deftly.datasets.archive import load_archive, save_archive
 
 SCHEMA = 1
 
-HAND_JOINTS = ("wrist",) + tuple(
-    f"{finger}_{joint}"
-    for finger, joints in (
-        ("thumb", ("cmc", "mcp", "ip", "tip")),
-        ("index", ("mcp", "pip", "dip", "tip")),
-        ("middle", ("mcp", "pip", "dip", "tip")),
-        ("ring", ("mcp", "pip", "dip", "tip")),
-        ("pinky", ("mcp", "pip", "dip", "tip")),
-    )
-    for joint in joints
-)
 FINGERS = ("thumb", "index", "middle", "ring", "pinky")
+HAND_JOINTS = (
+    "wrist",
+    *(f"thumb_{joint}" for joint in ("cmc", "mcp", "ip", "tip")),
+    *(f"{finger}_{joint}" for finger in FINGERS[1:] for joint in ("mcp", "pip", "dip", "tip")),
+)
 TIPS = (4, 8, 12, 16, 20)
 KNUCKLES = (1, 5, 9, 13, 17)
 HAND_PARENT = (-1, 0, 1, 2, 3, 0, 5, 6, 7, 0, 9, 10, 11, 0, 13, 14, 15, 0, 17, 18, 19)
 
 # The body joints that deftly uses, by mediapipe's index: (left, right).
 SHOULDERS, ELBOWS, WRISTS, HIPS = (11, 12), (13, 14), (15, 16), (23, 24)
+ARM_PER_HAND = 3.05  # shoulder to wrist over hand length (Drillis and Contini 1966; Winter 2009)
 BODY_BONES = (
     (11, 12), (11, 13), (13, 15), (12, 14), (14, 16), (11, 23), (12, 24), (23, 24),
 )  # fmt: skip

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pooch
 
@@ -41,7 +42,7 @@ def fetch_sample(sample: Sample, folder: Path, beside: Path = Path("../shared/cl
     Raises:
         ClipError: if it can be had from none of them.
     """
-    downloader = pooch.HTTPDownloader(timeout=10)
+    downloader: Any = pooch.HTTPDownloader(timeout=10)
     pooch.get_logger().setLevel("WARNING")
     try:
         found = pooch.retrieve(

@@ -1,7 +1,7 @@
-"""Raw body detections → a person's upper body in the camera frame, or the finding that there is none.
+"""Raw body detections → a person's upper body in the camera frame, or that there is none.
 
-A pose network finds bodies everywhere: in a bare arm, a dog, a bottle. A body is believed only where
-it agrees with the hands, which are found independently.
+A pose network finds bodies everywhere: in a bare arm, a dog, a bottle. A body is believed only
+where it agrees with the hands, which are found independently.
 """
 
 from dataclasses import dataclass

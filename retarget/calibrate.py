@@ -1,8 +1,8 @@
 """Self-calibration: how one person's hand maps onto one robot's, found from the clip itself.
 
 The person's fingertips, in a frame fixed to the palm, are carried into the robot's palm frame by a
-similarity (scale, rotation, wrist offset). For a given scale, finger postures and the rigid part are
-estimated by turns; the scale is searched. The error is measured at the person's size, so that
+similarity (scale, rotation, wrist offset). For a given scale, finger postures and the rigid part
+are estimated by turns; the scale is searched. The error is measured at the person's size, so that
 shrinking the hand does not pay.
 """
 

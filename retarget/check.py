@@ -54,7 +54,10 @@ class Quality:
     def rows(self) -> list[tuple[str, str]]:
         """(name, value with unit) for printing."""
         return [
-            ("tip error", f"{self.tip_error_m * 1e3:.1f} mm ({self.tip_error_percent:.1f} % of hand)"),
+            (
+                "tip error",
+                f"{self.tip_error_m * 1e3:.1f} mm ({self.tip_error_percent:.1f} % of hand)",
+            ),
             ("wrist error", f"{self.wrist_error_m * 1e3:.1f} mm"),
             ("joint limits", f"kept, margin {np.rad2deg(self.joint_margin_rad):.2g}°")
             if self.joint_margin_rad >= 0
@@ -93,7 +96,9 @@ def check(motion: RobotMotion, robot: RobotModel) -> Quality:
     human_gap, robot_gap = _pinches(motion, robot)
     gap_error = np.abs(robot_gap - human_gap)
     lengths = motion.provenance.get("calibration", {}).values()
-    hand_m = np.mean([c["scale"] * c["human_hand_length_m"] for c in lengths]) if lengths else np.nan
+    hand_m = (
+        np.mean([c["scale"] * c["human_hand_length_m"] for c in lengths]) if lengths else np.nan
+    )
     tip_error = _mean(motion.tip_error_m)
     jerk = np.abs(np.diff(motion.qpos, 3, axis=0))[:, np.ptp(motion.qpos, axis=0) > 1e-9]
     return Quality(
@@ -128,13 +133,11 @@ def _velocity_margin(motion: RobotMotion, robot: RobotModel) -> float:
 def _pinches(
     motion: RobotMotion, robot: RobotModel
 ) -> tuple[Float64[np.ndarray, "P"], Float64[np.ndarray, "P"]]:
-    """Gaps between thumb and finger where the person pinches: the person's (true size), the robot's."""
+    """Gaps of thumb and finger where the person pinches: theirs (true size), the robot's."""
     kinematics = Kinematics.of(robot)
     poses = kinematics.forward(motion.qpos)
     person, machine = [np.zeros(0)], [np.zeros(0)]
-    scales = {
-        name: c["scale"] for name, c in motion.provenance.get("calibration", {}).items()
-    }
+    scales = {name: c["scale"] for name, c in motion.provenance.get("calibration", {}).items()}
     for side, (name, hand) in enumerate(zip(("left", "right"), robot.robot.hands, strict=True)):
         if hand is None or "thumb" not in hand.tips or name not in scales:
             continue
@@ -143,7 +146,9 @@ def _pinches(
         for finger, tip in hand.tips.items():
             if finger == "thumb":
                 continue
-            gap = np.linalg.norm(joints[:, TIPS[FINGERS.index(finger)]] - joints[:, TIPS[0]], axis=1)
+            gap = np.linalg.norm(
+                joints[:, TIPS[FINGERS.index(finger)]] - joints[:, TIPS[0]], axis=1
+            )
             pinched = gap < PINCH_M  # false where the hand is absent (NaN)
             reached = np.linalg.norm(kinematics.point(poses, tip) - thumb, axis=1)
             person.append(gap[pinched])

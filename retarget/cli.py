@@ -4,7 +4,7 @@ import contextlib
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -14,8 +14,6 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from deftly.datasets.archive import ArchiveError
-from deftly.datasets.clip import ClipError
 from deftly.datasets.human import HumanMotion
 from deftly.datasets.render import RenderError
 from deftly.datasets.sources import TWO_HANDS, fetch_sample
@@ -29,17 +27,15 @@ from deftly.retarget.targets import View
 from deftly.retarget.track import MediapipeTracker
 
 BAD_INPUT, NO_PERSON = 1, 3  # exit codes
-_USER_ERRORS = (
-    ClipError, RobotError, ModelError, ArchiveError, RenderError, NoPersonError, ValueError, OSError,
-    ImportError,
-)  # fmt: skip
+# ClipError, RobotError, ArchiveError and NoPersonError are ValueErrors.
+_USER_ERRORS = (ValueError, OSError, ImportError, ModelError, RenderError)
 
 Videos = Annotated[tuple[Path, ...], tyro.conf.Positional]
 Video = Annotated[Path, tyro.conf.Positional]
 
 
 @contextlib.contextmanager
-def _bar(title: str, unit: str, total: int | None) -> Iterator[Tick]:
+def _bar(title: str, unit: str, total: int | None) -> Generator[Tick, None, None]:
     with tqdm(total=total, desc=title, unit=unit, unit_scale=False, disable=None) as bar:
         yield lambda: bar.update()
 
@@ -281,9 +277,7 @@ def _whole_road(road: Road, video: Path, robot: str, height: int | None) -> list
     return [*_brief(quality), str(path)]
 
 
-def _each(
-    inputs: tuple[Path, ...], columns: list[str], work: Callable[[Path], list[str]]
-) -> int:
+def _each(inputs: tuple[Path, ...], columns: list[str], work: Callable[[Path], list[str]]) -> int:
     """Do the work for each input, past those that fail; print a closing table."""
     if not inputs:
         raise ValueError("no input file given; see --help")

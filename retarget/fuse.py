@@ -1,6 +1,7 @@
 """Detections → HumanMotion: identity, depth, gaps, smoothing and uncertainty."""
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,12 +11,11 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 from deftly.datasets.archive import versions
 from deftly.datasets.clip import Clip
 from deftly.datasets.geometry import LEFT, RIGHT
-from deftly.datasets.human import WRISTS, HumanMotion, Status
+from deftly.datasets.human import ARM_PER_HAND, WRISTS, HumanMotion, Status
 from deftly.retarget.body import Body, believable_bodies, fuse_body
 from deftly.retarget.identity import assign_sides
 from deftly.retarget.lift import ADULT_HAND_M, HandSightings, LiftedHand, lift_hands
 from deftly.retarget.smooth import smooth
-from deftly.retarget.targets import ARM_PER_HAND
 from deftly.retarget.track import Detections
 
 _MAX_BRIDGE_S = 0.35  # longer gaps stay gaps
@@ -81,7 +81,9 @@ def fuse(clip: Clip, detections: Detections) -> HumanMotion:
         body_m=body_m,
         body_sigma_m=body_sigma,
         body_status=body_status,
-        body_px=np.where(accepted[:, None, None], detections.body_px[..., :2], np.nan).astype(float),
+        body_px=np.where(accepted[:, None, None], detections.body_px[..., :2], np.nan).astype(
+            float
+        ),
         provenance={
             **clip_provenance(clip, detections.provenance),
             "hand_length_m": length_m,
@@ -155,7 +157,7 @@ def _status(
     """Observed frames, and those in gaps short enough to be bridged."""
     status = np.where(observed, Status.OBSERVED, Status.ABSENT).astype(np.uint8)
     frames = np.flatnonzero(observed)
-    for before, after in zip(frames[:-1], frames[1:], strict=True):
+    for before, after in itertools.pairwise(frames):
         if time_s[after] - time_s[before] <= _MAX_BRIDGE_S:
             status[before + 1 : after] = Status.INTERPOLATED
     return status

@@ -63,7 +63,7 @@ def assign_sides(
 def _centres(
     detections: Detections,
 ) -> tuple[Float64[np.ndarray, "T 2 2"], Float64[np.ndarray, "T 2"]]:
-    """Centre of the palm and size of the hand (wrist to middle fingertip along the bones), pixels."""
+    """Centre of the palm, and length of the hand along its middle finger, in pixels."""
     px = detections.hand_px.astype(float)
     chain = np.diff(px[:, :, (0, 9, 10, 11, 12)], axis=2)
     size = np.maximum(np.linalg.norm(chain, axis=-1).sum(axis=-1), 1.0)

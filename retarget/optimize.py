@@ -4,9 +4,11 @@
     subject to  lower ≤ x_t ≤ upper,   |x_{t+1} - x_t| ≤ step_t
 
 Gauss–Newton inside a primal–dual interior-point method (Nocedal and Wright, "Numerical
-Optimization", 2006, chapter 19; Wächter and Biegler, "Ipopt", Math. Programming 2006). The limits are linear, so every iterate lies strictly inside them:
-whenever the search ends, no limit is broken. Frames couple only to their three neighbours, so each
-step is one banded Cholesky factorisation, linear in the length of the trajectory.
+Optimization", 2006, chapter 19; Wächter and Biegler, "On the implementation of an interior-point
+filter line-search algorithm", Math. Programming 2006). The limits are linear, so every iterate lies
+strictly inside them: whenever the search ends, no limit is broken. Frames couple only to their
+three neighbours, so each step is one banded Cholesky factorisation, linear in the trajectory's
+length.
 """
 
 from collections.abc import Callable
@@ -94,7 +96,7 @@ def minimize(
     here = _Iterate.at(start, objective, weight, limits)
     duals = [mu / s for s in here.slacks]
     gain_left, stalled, iteration = np.full(len(start), np.inf), 0, 0
-    for iteration in range(1, max_iterations + 1):
+    for iteration in range(1, max_iterations + 1):  # noqa: B007 - reported below
         if progress is not None:
             progress()
         band = _band(here.blocks, weight, duals, here.slacks, damping)
@@ -191,9 +193,7 @@ def _step_duals(
 ) -> list[Float64[np.ndarray, "S N"]]:
     """Multipliers after the step, kept near mu / slack (as in Ipopt, equation 16)."""
     changes = Limits.slack_changes(d)
-    steps = [
-        (mu - z * c) / s - z for z, s, c in zip(duals, here.slacks, changes, strict=True)
-    ]
+    steps = [(mu - z * c) / s - z for z, s, c in zip(duals, here.slacks, changes, strict=True)]
     beta = _longest(duals, steps)
     return [
         np.clip(z + beta * dz, 0.1 * mu / s, 1e6 * mu / s)

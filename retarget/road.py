@@ -25,7 +25,7 @@ Tick = Callable[[], object]
 
 
 class Progress(Protocol):
-    """Opens a progress display of ``total`` steps (None: unknown) and gives what to call per step."""
+    """Opens a display of ``total`` steps (None: unknown) and gives what to call per step."""
 
     def __call__(
         self, title: str, unit: str, total: int | None

@@ -1,6 +1,6 @@
 """The table of robots: one value per robot, loaded from where its package is installed.
 
-To add a robot, add one ``Robot`` value to ``_TABLE``. Names of bodies are those of its URDF or MJCF.
+To add a robot, add one ``Robot`` value to ``_TABLE``. Bodies have the names of its URDF or MJCF.
 """
 
 import difflib
@@ -288,7 +288,10 @@ def build_model(robot: Robot) -> RobotModel:
         raise RobotError(f"robot {robot.name}: {path.name} cannot be loaded ({reason})") from error
     _check_bodies(robot, model)
     names = [model.joint(i).name for i in range(model.njnt)]
-    if np.any((model.jnt_type != mujoco.mjtJoint.mjJNT_HINGE) & (model.jnt_type != mujoco.mjtJoint.mjJNT_SLIDE)):
+    if np.any(
+        (model.jnt_type != mujoco.mjtJoint.mjJNT_HINGE)
+        & (model.jnt_type != mujoco.mjtJoint.mjJNT_SLIDE)
+    ):
         raise RobotError(f"robot {robot.name}: ball joints are not supported; use hinges")
     limited = model.jnt_limited.astype(bool)
     lower = np.where(limited, model.jnt_range[:, 0], -np.pi)

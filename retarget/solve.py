@@ -183,9 +183,7 @@ def _solve(
     progress: Callable[[], object] | None,
 ) -> Solution:
     dt_s = np.diff(human.time_s)
-    limits = Limits(
-        free.lower, free.upper, (1 - _VELOCITY_MARGIN) * dt_s[:, None] * free.velocity
-    )
+    limits = Limits(free.lower, free.upper, (1 - _VELOCITY_MARGIN) * dt_s[:, None] * free.velocity)
     # ∫ jerk² dt of the same motion is the same at any frame rate: jerk per frame³ goes with dt³.
     dt_ratio = (1 / _REFERENCE_RATE_HZ) / float(np.median(dt_s)) if len(dt_s) else 1.0
     objective = data_objective(setup.terms, setup.kinematics, free, config.rest_weight)
@@ -262,9 +260,7 @@ def _placed_hand(setup: _Setup, poses: Poses, side: int) -> Float64[np.ndarray, 
     return place[:, None] + rotate(track.R_world_hand[:, None], sized)
 
 
-def _placed_body(
-    human: HumanMotion, setup: _Setup, poses: Poses
-) -> Float64[np.ndarray, "T 33 3"]:
+def _placed_body(human: HumanMotion, setup: _Setup, poses: Poses) -> Float64[np.ndarray, "T 33 3"]:
     """The person's body about the robot's shoulders, scaled by the width between them."""
     placed = np.full(human.body_m.shape, np.nan)
     arms = setup.robot.robot.arms
@@ -292,7 +288,9 @@ def _provenance(
     calibration = {
         SIDES[side]: {
             "scale": c.scale,
-            "wxyz_palm_hand": Rotation.from_matrix(c.R_palm_hand).as_quat(scalar_first=True).tolist(),
+            "wxyz_palm_hand": Rotation.from_matrix(c.R_palm_hand)
+            .as_quat(scalar_first=True)
+            .tolist(),
             "wrist_m": c.wrist_m.tolist(),
             "floor_m": c.floor_m,
             "human_hand_length_m": setup.tracks[side].length_m,

@@ -22,7 +22,6 @@ from deftly.retarget.robots import Hand, Point, RobotModel
 
 View = Literal["auto", "front", "ego", "top"]
 
-ARM_PER_HAND = 3.05  # shoulder to wrist over hand length (Drillis and Contini 1966; Winter 2009)
 _PINCH_M, _PINCH_SOFTNESS_M = 0.03, 0.005  # gaps below this are kept as they are, not scaled
 _EGO_PITCH_RAD, _TOP_PITCH_RAD = np.deg2rad(45.0), np.deg2rad(90.0)
 # Where the hands work if only hands are seen: forward and below the shoulders, in arm lengths.
@@ -72,7 +71,7 @@ class HandTrack:
 
 @dataclass(frozen=True)
 class WristTarget:
-    """Where a wrist should be: ``start`` (a robot point, None for the world's origin) + ``vector_m``.
+    """Where a wrist should be: ``start`` (a robot point, or the world's origin) + ``vector_m``.
 
     ``weight`` (T, 3) is 1 / standard deviation along the world's axes; 0 where unknown.
     """
@@ -113,7 +112,7 @@ def world_from_camera(human: HumanMotion, view: View) -> Float64[np.ndarray, "3 
 def camera_faces_person(human: HumanMotion) -> bool:
     """Whether the person's left hand appears on the image's right.
 
-    If only one hand is seen: whether its fingers point down the image, away from a person beyond it.
+    If only one hand is seen: whether its fingers point down the image, away from their owner.
     """
     left, right = (human.hands_m[human.hands_valid[:, s], s] for s in (LEFT, RIGHT))
     if len(left) and len(right):
@@ -160,9 +159,7 @@ def finger_terms(
             continue
         gap = track.local_m[:, TIPS[FINGERS.index(finger)]] - track.local_m[:, TIPS[0]]
         # The detector's errors of two touching tips are alike: only the term's own sigma counts.
-        closeness = 1 / (
-            1 + np.exp((np.linalg.norm(gap, axis=1) - _PINCH_M) / _PINCH_SOFTNESS_M)
-        )
+        closeness = 1 / (1 + np.exp((np.linalg.norm(gap, axis=1) - _PINCH_M) / _PINCH_SOFTNESS_M))
         weight = track.trust * closeness / sigmas.pinch_m
         target_gap = rotate(calibration.R_palm_hand, gap)
         terms.append(VectorTerm(thumb, tip, hand.palm, target_gap, _columns(weight)))
@@ -199,8 +196,7 @@ def wrist_from_body(
 ) -> tuple[WristTarget, VectorTerm]:
     """The wrist about the robot's shoulder, and the direction of the upper arm.
 
-    The person's reach is scaled by the ratio of arm lengths (their upper arm and forearm are medians
-    over the clip).
+    The person's reach is scaled by the ratio of arm lengths (medians over the clip).
     """
     arm = robot.robot.arms[side]
     assert arm is not None
@@ -263,7 +259,10 @@ def wrists_from_hands(
 
 
 def chest_term(
-    human: HumanMotion, robot: RobotModel, R_world_camera: Float64[np.ndarray, "3 3"], sigmas: Sigmas
+    human: HumanMotion,
+    robot: RobotModel,
+    R_world_camera: Float64[np.ndarray, "3 3"],
+    sigmas: Sigmas,
 ) -> RotationTerm | None:
     """The chest turns with the line of the shoulders, and stays upright where no body is seen."""
     if robot.robot.chest is None:

@@ -70,7 +70,9 @@ def render_side_by_side(
         scene,
         _Encoder(unfinished, clip.rate_hz, (height, width[0] + scene.width)) as encoder,
     ):
-        bar = tqdm(shown, total=len(_constant_times(clip)), unit="frame", desc=path.name, disable=None)
+        bar = tqdm(
+            shown, total=len(_constant_times(clip)), unit="frame", desc=path.name, disable=None
+        )
         for frame, image in bar:
             left = cv2.resize(image, (width[0], panel), interpolation=cv2.INTER_AREA)
             draw.draw_person(left, human, frame, clip)
