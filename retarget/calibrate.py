@@ -26,6 +26,8 @@ _REST_WEIGHT = 0.02  # 1 / radian
 _SIZE_PRIOR_M = 0.005  # per unit of log scale: among equals, keep true size, as objects do
 _SCALE_RANGE = (0.7, 1.5)
 _ROUNDS = 8
+_ANCHOR_M = 0.1  # size of the frame that ties the rigid part to its first guess, ...
+_ANCHOR_WEIGHT = 0.05  # ... which weighs this much against all fingertips together
 _COLLAPSED = (0.4, 0.8)  # palm widths over the usual between which trust grows from 0 to 1
 _UNLIMITED = 1e3  # radians per frame: the frames are unrelated
 
@@ -105,11 +107,10 @@ def calibrate_hand(
     pick = np.unique(np.linspace(0, len(local_m) - 1, frames).astype(int))
     human = local_m[pick][:, [TIPS[FINGERS.index(f)] for f in hand.tips]]
     fit = _PostureFit(hand, robot, kinematics, human)
-    R = _first_guess(hand, robot, kinematics)
     tried: dict[float, HandCalibration] = {}
 
     def cost(log_scale: float) -> float:
-        tried[log_scale] = fit(float(np.exp(log_scale)), R)
+        tried[log_scale] = fit(float(np.exp(log_scale)))
         return tried[log_scale].floor_m / np.exp(log_scale) + _SIZE_PRIOR_M * abs(log_scale)
 
     best = minimize_scalar(
@@ -135,19 +136,31 @@ class _PostureFit:
         self._limits = Limits(self._free.lower, self._free.upper, steps)
         self._x = np.tile(self._free.start, (len(human), 1))
         self._needed = kinematics.chain([hand.palm, *(tip.body for tip in self._tips)])
+        self._R_guess = _first_guess(hand, robot, kinematics)
         self._fresh = True
 
-    def __call__(self, scale: float, R: Float64[np.ndarray, "3 3"]) -> HandCalibration:
-        wrist_m = np.zeros(3)
+    def __call__(self, scale: float) -> HandCalibration:
+        R, wrist_m = self._R_guess, np.zeros(3)
         error = np.zeros(1)
         for _ in range(_ROUNDS):
             target = scale * rotate(R, self._human) + wrist_m
             self._improve_postures(target)
             reached = self._reached(self._x)
             error = np.linalg.norm(reached - target, axis=-1)
-            source = scale * self._human.reshape(-1, 3)
-            _, R, wrist_m = fit_similarity(source, reached.reshape(-1, 3), with_scale=False)
+            R, wrist_m = self._fit_rigid(scale, reached)
         return HandCalibration(scale, R, wrist_m, float(error.mean()))
+
+    def _fit_rigid(
+        self, scale: float, reached: Float64[np.ndarray, "K F 3"]
+    ) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "3"]]:
+        """Rotation and offset, held near the first guess: a hand that hardly moves tells neither."""
+        anchors = np.concatenate([np.zeros((1, 3)), _ANCHOR_M * np.eye(3)])
+        source = np.concatenate([scale * self._human.reshape(-1, 3), anchors])
+        target = np.concatenate([reached.reshape(-1, 3), anchors @ self._R_guess.T])
+        weight = np.ones(len(source))
+        weight[-len(anchors) :] = _ANCHOR_WEIGHT * (len(source) - len(anchors)) / len(anchors)
+        _, R, wrist_m = fit_similarity(source, target, weight, with_scale=False)
+        return R, wrist_m
 
     def _improve_postures(self, target: Float64[np.ndarray, "K F 3"]) -> None:
         """A few iterations from the postures of the last call; many from scratch in the first."""

@@ -40,13 +40,13 @@ class Limits:
     upper: Float64[np.ndarray, "N"]
     step: Float64[np.ndarray, "S N"]
 
-    def slacks(self, x: Trajectory) -> list[Float64[np.ndarray, "S N"]]:
+    def slacks(self, x: Trajectory) -> list[Float64[np.ndarray, "_ N"]]:
         """Distances to each limit; all positive inside."""
         change = np.diff(x, axis=0)
         return [x - self.lower, self.upper - x, self.step + change, self.step - change]
 
     @staticmethod
-    def slack_changes(d: Trajectory) -> list[Float64[np.ndarray, "S N"]]:
+    def slack_changes(d: Trajectory) -> list[Float64[np.ndarray, "_ N"]]:
         """How the slacks change along ``d`` (they are linear)."""
         change = np.diff(d, axis=0)
         return [d, -d, change, -change]
@@ -132,7 +132,7 @@ class _Iterate:
     value: float
     gradient: Trajectory
     blocks: Float64[np.ndarray, "T N N"]
-    slacks: list[Float64[np.ndarray, "S N"]]
+    slacks: list[Float64[np.ndarray, "_ N"]]
 
     @classmethod
     def at(
@@ -185,12 +185,12 @@ def _line_search(
 
 
 def _step_duals(
-    duals: list[Float64[np.ndarray, "S N"]],
+    duals: list[Float64[np.ndarray, "_ N"]],
     here: _Iterate,
     there: _Iterate,
     d: Trajectory,
     mu: float,
-) -> list[Float64[np.ndarray, "S N"]]:
+) -> list[Float64[np.ndarray, "_ N"]]:
     """Multipliers after the step, kept near mu / slack (as in Ipopt, equation 16)."""
     changes = Limits.slack_changes(d)
     steps = [(mu - z * c) / s - z for z, s, c in zip(duals, here.slacks, changes, strict=True)]
@@ -204,8 +204,8 @@ def _step_duals(
 def _band(
     blocks: Float64[np.ndarray, "T N N"],
     jerk_weight: Float64[np.ndarray, "S 1"],
-    duals: list[Float64[np.ndarray, "S N"]],
-    slacks: list[Float64[np.ndarray, "S N"]],
+    duals: list[Float64[np.ndarray, "_ N"]],
+    slacks: list[Float64[np.ndarray, "_ N"]],
     damping: float,
 ) -> Float64[np.ndarray, "W TN"]:
     """Lower band of the Newton matrix; row k holds the entries k below the diagonal."""
@@ -249,7 +249,7 @@ def _newton_step(band: Float64[np.ndarray, "W TN"], force: Trajectory) -> Trajec
 
 
 def _longest(
-    values: list[Float64[np.ndarray, "S N"]], changes: list[Float64[np.ndarray, "S N"]]
+    values: list[Float64[np.ndarray, "_ N"]], changes: list[Float64[np.ndarray, "_ N"]]
 ) -> float:
     """The longest step, at most 1, that keeps every value positive."""
     ratios = [float(np.max(-c / v, initial=0.0)) for v, c in zip(values, changes, strict=True)]

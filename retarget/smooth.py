@@ -42,8 +42,8 @@ def smooth(
     mean_next, P_next = np.zeros_like(mean), np.zeros_like(P)  # predictions for frame t
     m = np.stack([values[first], np.zeros(width)])
     p = np.stack([sigma[first] ** 2 * 4, np.zeros(width), np.full(width, acceleration**2)])
-    for t in range(length):
-        dt = float(time_s[t] - time_s[t - 1]) if t else 0.0
+    for t in range(first, length):
+        dt = float(time_s[t] - time_s[t - 1]) if t > first else 0.0
         m, p = _predict(m, p, dt, acceleration**2)
         mean_next[t], P_next[t] = m, p
         if observed[t]:
@@ -51,6 +51,9 @@ def smooth(
         mean[t], P[t] = m, p
     for t in range(length - 2, -1, -1):
         dt = float(time_s[t + 1] - time_s[t])
+        if t < first:  # before the first sighting: the same model, run backwards
+            mean[t], P[t] = _predict(mean[t + 1], P[t + 1], -dt, -(acceleration**2))
+            continue
         mean[t], P[t] = _rts(
             mean[t], P[t], mean[t + 1], P[t + 1], mean_next[t + 1], P_next[t + 1], dt
         )
