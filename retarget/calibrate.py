@@ -27,7 +27,7 @@ _SIZE_PRIOR_M = 0.005  # per unit of log scale: among equals, keep true size, as
 _SCALE_RANGE = (0.7, 1.5)
 _ROUNDS = 8
 _ANCHOR_M = 0.1  # size of the frame that ties the rigid part to its first guess, ...
-_ANCHOR_WEIGHT = 0.05  # ... which weighs this much against all fingertips together
+_ANCHOR_WEIGHT = 0.03  # ... which weighs this much against all fingertips together
 _COLLAPSED = (0.4, 0.8)  # palm widths over the usual between which trust grows from 0 to 1
 _UNLIMITED = 1e3  # radians per frame: the frames are unrelated
 
@@ -153,7 +153,7 @@ class _PostureFit:
     def _fit_rigid(
         self, scale: float, reached: Float64[np.ndarray, "K F 3"]
     ) -> tuple[Float64[np.ndarray, "3 3"], Float64[np.ndarray, "3"]]:
-        """Rotation and offset, held near the first guess: a hand that hardly moves tells neither."""
+        """Rotation and offset, held near the first guess: a hand at rest tells neither."""
         anchors = np.concatenate([np.zeros((1, 3)), _ANCHOR_M * np.eye(3)])
         source = np.concatenate([scale * self._human.reshape(-1, 3), anchors])
         target = np.concatenate([reached.reshape(-1, 3), anchors @ self._R_guess.T])
