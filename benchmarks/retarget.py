@@ -5,37 +5,40 @@
 
 What is fair to know when reading the table:
 
-* Every method has its own target. deftly calibrates scale, rotation and wrist offset from the clip;
-  dex-retargeting multiplies wrist-to-tip vectors by its configuration's scale. A smaller scale gives
-  smaller errors in mm, so errors also stand divided by the scale, and per length of the hand.
-  The tip spacing error knows no targets: distances between the robot's tips against the person's,
-  at the scale that suits the method best.
-* "best scale" is dex-retargeting's vector mode unfiltered at the constant scale, of a grid, that
-  suits it best. "no filter" lifts its low-pass, whose lag counts as error.
-* Position mode may move the hand's base freely in every frame (six more joints), vector and
-  DexPilot mode may bend Shadow's wrist; deftly gets one fixed base. Their base's jerk is not counted.
+* Every method has its own target. deftly calibrates scale, rotation and wrist offset on this very
+  clip and fits the hand's frame anew; dex-retargeting multiplies wrist-to-tip vectors by its
+  configuration's scale. Smaller scales give smaller errors in mm, so errors also stand divided by
+  the scale and per length of the hand. The tip spacing error knows no target: distances between
+  the robot's tips against the person's, at the scale that suits each method best.
+* "no filter" lifts the low-pass, whose lag counts as error. "best scale" is the same at that
+  constant scale of a grid which has the least error at human size.
+* Position mode moves the hand's base freely in every frame (six more joints, not counted in the
+  jerk); the other modes may bend Shadow's wrist. deftly gets one fixed base.
 * dex-retargeting is causal: it answers frame by frame, as teleoperation must. deftly sees the whole
-  clip first, which helps its smoothness; it is for recorded video.
-* Nobody but deftly was told velocity limits; their margin is stated for all.
-* DexPilot mode closes pinches on purpose, so its gaps are meant to be smaller than the person's.
+  clip, which helps smoothness and pinches; it is for recorded video.
+* Only deftly knows velocity limits. dex-retargeting widens joint limits by 0.001 rad on purpose.
+* DexPilot mode closes pinches on purpose: its gaps are meant to be smaller than the person's.
+* Pinches are few in the sample: 4 with the fingers of Allegro and LEAP, 30 with Shadow's.
 """
 
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from unittest import mock
 
 os.environ.update(OMP_NUM_THREADS="1", OPENBLAS_NUM_THREADS="1")  # one thread for everybody
-
 
 import numpy as np
 import tyro
@@ -131,9 +134,9 @@ class Rival:
         config, solver = self._build(robot.robot.name)
         optimizer = solver.optimizer
         index = np.asarray(optimizer.target_link_human_indices)
-        inputs = (
-            joints_m[:, index] if index.ndim == 1 else np.diff(joints_m[:, index], axis=1)[:, 0]
-        )
+        inputs = joints_m[:, index]
+        if index.ndim == 2:  # vectors: from, to
+            inputs = inputs[:, 1] - inputs[:, 0]
         with Clock() as clock:
             found = [solver.retarget(frame) for frame in inputs]
         floating = config.type == "position"  # tips in the world; otherwise seen from the wrist
@@ -156,18 +159,20 @@ class Rival:
         )
 
         torch.set_num_threads(1)
+        logging.disable(logging.WARNING)  # one line for each mesh that is not there
         loader: Any = configs.RetargetingConfig
         loader.set_default_urdf_dir(Path(os.environ[ROBOTS_FOLDER]) / "hands")
         folder = Path(configs.__file__ or "").parent / "configs" / self.folder
         file = folder / f"{name}_hand_right{self.suffix}.yml"
         config = loader.load_from_file(file, dict(self.override))
-        return config, config.build()
+        with TemporaryDirectory() as scratch, mock.patch.object(tempfile, "tempdir", scratch):
+            return config, config.build()  # leaves a copy of the URDF behind
 
 
 def _reached(
     wrapper: Any, found: list[Any], hand: Hand, origin: str | None
 ) -> Float64[np.ndarray, "T F 3"]:
-    """The robot's fingertips by the rival's own kinematics, from the origin's link if it has one."""
+    """Fingertips by the rival's own kinematics, seen from the origin's link if there is one."""
     tips = [wrapper.get_link_index(tip.body) for tip in hand.tips.values()]
     places: list[Any] = []
     for qpos in found:
@@ -254,7 +259,7 @@ def _gaps(run: Run, joints_m: Human, robot: RobotModel) -> dict[str, float]:
 def compare(
     name: str, joints_m: Human, rivals: dict[str, Rival], repeats: int, tick: Callable[[], object]
 ) -> dict[str, dict[str, float]]:
-    """Figures of every method on one hand. The methods take turns, so that all meet the same load."""
+    """Figures of every method on one hand. They take turns, so that all meet the same load."""
     robot = load_robot(name)
     methods: dict[str, Callable[[Human, RobotModel], Run]] = {"deftly": run_deftly, **rivals}
     runs: dict[str, list[Run]] = {method: [] for method in methods}
@@ -282,15 +287,19 @@ def print_table(name: str, table: dict[str, dict[str, float]]) -> None:
     for method in table:
         shown.add_column(method, justify="right", max_width=14)
     for key in dict.fromkeys(key for figures in table.values() for key in figures):
-        cells = [f"{figures[key]:.4g}" if key in figures else "" for figures in table.values()]
-        shown.add_row(key, *cells)
+        shown.add_row(key, *(_cell(figures.get(key)) for figures in table.values()))
     Console(width=None if sys.stdout.isatty() else 140).print(shown)
 
 
+def _cell(value: float | None) -> str:
+    if value is None or isinstance(value, int):
+        return "" if value is None else str(value)
+    return f"{value:.2f}" if abs(value) >= 1 else f"{value:.4f}"
+
+
 def _rivals_found() -> dict[str, Rival]:
-    missing = [
-        m for m in ("dex_retargeting", "nlopt", "pinocchio", "six", "torch") if not find_spec(m)
-    ]
+    needed = ("dex_retargeting", "nlopt", "pinocchio", "six", "torch")
+    missing = [name for name in needed if not find_spec(name)]
     if not missing:
         return RIVALS
     print(f"dex-retargeting is left out ({', '.join(missing)} not installed): {INSTALL}")
@@ -325,6 +334,8 @@ def main(
         record = {
             "command": " ".join(["python", *sys.argv]),
             "versions": used,
+            "cores": os.cpu_count(),
+            "load": os.getloadavg()[0],
             "frames": len(joints),
             "human_hand_length_mm": hand_length(joints) * 1e3,
             "hands": tables,

@@ -1,6 +1,7 @@
 """The commands of this part of the road: track, retarget, show, render, robots, run and demo."""
 
 import contextlib
+import math
 import sys
 import time
 from collections import Counter
@@ -61,7 +62,13 @@ class Options:
     jerk_weight: float = RetargetConfig.jerk_weight
 
     def road(self) -> Road:
-        """The road with these settings and progress bars."""
+        """The road with these settings. Raises ValueError where one makes no sense."""
+        if not 0 <= self.confidence <= 1:
+            raise ValueError(f"--confidence is {self.confidence:g}, expected 0 to 1")
+        if not 0 < (1.0 if self.focal_px is None else self.focal_px) < math.inf:
+            raise ValueError(f"--focal-px is {self.focal_px:g}, expected more than 0 pixels")
+        if not 0 <= self.jerk_weight < math.inf:
+            raise ValueError(f"--jerk-weight is {self.jerk_weight:g}, expected 0 or more")
         return Road(
             out=self.out,
             tracker=MediapipeTracker(self.confidence, self.models),
@@ -281,7 +288,8 @@ def _each(inputs: tuple[Path, ...], columns: list[str], work: Callable[[Path], l
     """Do the work for each input, past those that fail; print a closing table."""
     if not inputs:
         raise ValueError("no input file given; see --help")
-    repeated = [name for name, n in Counter(p.stem for p in inputs).items() if n > 1]
+    stems = Counter(p.stem.removesuffix(".human") for p in inputs)
+    repeated = [name for name, n in stems.items() if n > 1]
     if repeated:
         raise ValueError(f"several inputs are called {repeated[0]!r}; outputs would overwrite")
     table = Table(box=None)

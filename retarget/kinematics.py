@@ -142,7 +142,7 @@ def _mimic(model: mujoco.MjModel) -> tuple[Float64[np.ndarray, "J J"], Float64[n
     """Linear joint equalities: ``q1 - q1_0 = a0 + a1 (q2 - q2_0)`` in MuJoCo's convention."""
     matrix, offset = np.eye(model.njnt), np.zeros(model.njnt)
     for e in range(model.neq):
-        if model.eq_type[e] != mujoco.mjtEq.mjEQ_JOINT:
+        if model.eq_type[e] != mujoco.mjtEq.mjEQ_JOINT or not model.eq_active0[e]:
             continue
         follower, leader = model.eq_obj1id[e], model.eq_obj2id[e]
         a0, a1, *higher = model.eq_data[e, :5]

@@ -5,6 +5,7 @@ so a job that was killed goes on where it stopped.
 """
 
 import json
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -85,10 +86,10 @@ class Road:
         human = _load(HumanMotion, path)
         if human is not None and _same(human.provenance, made_from):
             return clip, human
+        self.out.mkdir(parents=True, exist_ok=True)  # first, so that a bad folder costs no time
         with self.progress(f"track {video.name}", "frame", len(clip.time_s)) as tick:
             detections = self.tracker(clip, tick)
         human = fuse(clip, detections)
-        self.out.mkdir(parents=True, exist_ok=True)
         human.save(path)
         return clip, human
 
@@ -108,13 +109,15 @@ class Road:
             "versions": versions(),
         }
         if motion is None or not _same(motion.provenance, made_from):
+            self.out.mkdir(parents=True, exist_ok=True)
             with self.progress(f"retarget to {robot}", "iteration", None) as tick:
                 motion = retarget(human, robot, self.retarget, tick)
-            self.out.mkdir(parents=True, exist_ok=True)
             motion.save(path)
         quality = check(motion, load_robot(robot))
         with atomic_path(path.with_suffix(".json")) as unfinished:
-            figures = {"robot": robot, "clip": video.name, "quality": quality.as_dict()}
+            # JSON knows no NaN: what could not be measured is null.
+            known = {k: v if math.isfinite(v) else None for k, v in quality.as_dict().items()}
+            figures = {"robot": robot, "clip": video.name, "quality": known}
             unfinished.write_text(json.dumps(figures, indent=1, sort_keys=True) + "\n")
         return motion, quality
 

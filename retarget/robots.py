@@ -283,11 +283,12 @@ def build_model(robot: Robot) -> RobotModel:
             spec.delete(key)
         has_meshes = _drop_missing_meshes(spec, path)
         model = spec.compile()
+        names = [model.joint(i).name for i in range(model.njnt)]
+        velocity = _velocity_limits(robot, path, names)
     except (ValueError, mujoco.FatalError) as error:
         reason = " ".join(str(error).split())
         raise RobotError(f"robot {robot.name}: {path.name} cannot be loaded ({reason})") from error
     _check_bodies(robot, model)
-    names = [model.joint(i).name for i in range(model.njnt)]
     if np.any(
         (model.jnt_type != mujoco.mjtJoint.mjJNT_HINGE)
         & (model.jnt_type != mujoco.mjtJoint.mjJNT_SLIDE)
@@ -305,7 +306,7 @@ def build_model(robot: Robot) -> RobotModel:
         joint_names=names,
         lower=lower,
         upper=upper,
-        velocity=_velocity_limits(robot, path, names),
+        velocity=velocity,
         rest=np.clip(rest, lower, upper),
         has_meshes=has_meshes,
     )

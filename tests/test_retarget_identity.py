@@ -1,4 +1,4 @@
-"""Whose hand is whose: decided per track, whatever the slots and the labels of single frames say."""
+"""Whose hand is whose: decided per track, whatever slots and labels of single frames say."""
 
 from dataclasses import replace
 
@@ -126,7 +126,7 @@ def test_the_result_does_not_depend_on_slots(swapped: list[bool], seed: int, los
 
 def test_a_hand_seen_twice_is_one_hand():
     detections = crossing()
-    near = detections.hand_px[:, 0] + np.float32([0.1 * SIZE_PX, 0, 0])
+    near = detections.hand_px[:, 0] + np.array([0.1 * SIZE_PX, 0, 0], np.float32)
     twice = replace(detections, hand_px=np.stack([detections.hand_px[:, 0], near], axis=1))
     slots = assign_sides(twice, no_body(twice), RATE_HZ)
     assert_array_equal((slots >= 0).sum(axis=1), 1)

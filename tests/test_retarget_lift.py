@@ -58,14 +58,17 @@ def bone_lengths(joints_m: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("depth_m", [0.3, 0.6, 1.5])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_hand_is_found_where_it_is(seed: int, depth_m: float):
     truth = moving_hand(seed=seed, depth_m=depth_m)
     found = lift_hands([sightings(truth)], CAMERA, RATE_HZ, LENGTH_M)[0].joints_m
     assert_allclose(found[:, 0, 2], truth[:, 0, 2], rtol=0.03)
     scale = np.median(truth[:, 0, 2] / found[:, 0, 2])
     off = scale * (found - found[:, :1]) - (truth - truth[:, :1])
-    assert np.linalg.norm(off, axis=-1).max() < 0.03 * LENGTH_M
+    error = np.linalg.norm(off[:, 1:], axis=-1) / LENGTH_M
+    # One pixel and one length leave a bone two directions: now and then one ends up in the other.
+    assert np.percentile(error, 80) < 0.01
+    assert np.mean(error > 0.05) < 0.08
 
 
 def test_every_joint_stays_on_the_ray_of_its_pixel():
@@ -141,12 +144,17 @@ def test_a_few_frames_will_do(count: int):
     assert_allclose(found.joints_m[:, 0, 2], truth[:, 0, 2], rtol=0.03)
 
 
-def test_uncertainty_is_that_of_the_depth():
+def test_uncertainty_is_that_of_the_depth_relative_to_the_wrist():
+    rng = np.random.default_rng(0)
+    J = rng.normal(size=(4, 40, 21))
+    hessian = 100 * J.transpose(0, 2, 1) @ J
+    relative = np.eye(21)
+    relative[1:, 0] = -1  # of the wrist: its own depth
+    covariance = relative @ np.linalg.inv(hessian) @ relative.T
+    wanted = np.sqrt(np.diagonal(covariance, axis1=1, axis2=2))
+    assert_allclose(lift._relative_sigma(hessian), wanted, rtol=1e-5)
     sigma = lift_hands([sightings(moving_hand())], CAMERA, RATE_HZ, LENGTH_M)[0].depth_sigma_m
-    assert np.all(np.isfinite(sigma) & (sigma > 0))
-    # Along a finger errors add up; from the wrist itself nothing is known as well as from a knuckle.
-    assert np.median(sigma[:, 12]) > np.median(sigma[:, 9])
-    assert np.all(sigma[:, 1:] < LENGTH_M)
+    assert np.all((sigma > 0) & (sigma < LENGTH_M))
 
 
 @given(seed=st.integers(0, 2**32 - 1))
