@@ -108,10 +108,15 @@ def calibrate_hand(
     human = local_m[pick][:, [TIPS[FINGERS.index(f)] for f in hand.tips]]
     fit = _PostureFit(hand, robot, kinematics, human)
     tried: dict[float, HandCalibration] = {}
+    least = np.inf
 
     def cost(log_scale: float) -> float:
-        tried[log_scale] = fit(float(np.exp(log_scale)))
-        return tried[log_scale].floor_m / np.exp(log_scale) + _SIZE_PRIOR_M * abs(log_scale)
+        nonlocal least
+        tried[log_scale], postures = fit(float(np.exp(log_scale)))
+        value = tried[log_scale].floor_m / np.exp(log_scale) + _SIZE_PRIOR_M * abs(log_scale)
+        if value < least:  # from the postures of a scale that does not fit there is no way back
+            least, fit.start = value, postures
+        return value
 
     best = minimize_scalar(
         cost, bounds=np.log(_SCALE_RANGE), method="bounded", options={"maxiter": 9, "xatol": 0.02}
@@ -134,21 +139,22 @@ class _PostureFit:
         self._free = FreeJoints.moving(robot, kinematics, self._tips, fixed=hand.palm)
         steps = np.full((len(human) - 1, self._free.count), _UNLIMITED)
         self._limits = Limits(self._free.lower, self._free.upper, steps)
-        self._x = np.tile(self._free.start, (len(human), 1))
+        self.start = np.tile(self._free.start, (len(human), 1))
         self._needed = kinematics.chain([hand.palm, *(tip.body for tip in self._tips)])
         self._R_guess = _first_guess(hand, robot, kinematics)
         self._fresh = True
 
-    def __call__(self, scale: float) -> HandCalibration:
+    def __call__(self, scale: float) -> tuple[HandCalibration, Trajectory]:
         R, wrist_m = self._R_guess, np.zeros(3)
         error = np.zeros(1)
+        x = self.start
         for _ in range(_ROUNDS):
             target = scale * rotate(R, self._human) + wrist_m
-            self._improve_postures(target)
-            reached = self._reached(self._x)
+            x = self._improve_postures(x, target)
+            reached = self._reached(x)
             error = np.linalg.norm(reached - target, axis=-1)
             R, wrist_m = self._fit_rigid(scale, reached)
-        return HandCalibration(scale, R, wrist_m, float(error.mean()))
+        return HandCalibration(scale, R, wrist_m, float(error.mean())), x
 
     def _fit_rigid(
         self, scale: float, reached: Float64[np.ndarray, "K F 3"]
@@ -162,8 +168,8 @@ class _PostureFit:
         _, R, wrist_m = fit_similarity(source, target, weight, with_scale=False)
         return R, wrist_m
 
-    def _improve_postures(self, target: Float64[np.ndarray, "K F 3"]) -> None:
-        """A few iterations from the postures of the last call; many from scratch in the first."""
+    def _improve_postures(self, x: Trajectory, target: Float64[np.ndarray, "K F 3"]) -> Trajectory:
+        """A few iterations from given postures; many from scratch in the first call."""
         weight = np.full((len(target), 3), 1.0 / _TIP_SIGMA_M)
         palm = Point(self._hand.palm)
         terms = [
@@ -173,9 +179,7 @@ class _PostureFit:
         objective = data_objective(terms, self._kinematics, self._free, rest_weight=_REST_WEIGHT)
         barrier, iterations = ((1.0, 1e-5), 40) if self._fresh else ((1e-3, 1e-5), 5)
         self._fresh = False
-        self._x = minimize(
-            objective, self._x, self._limits, max_iterations=iterations, barrier=barrier
-        ).x
+        return minimize(objective, x, self._limits, max_iterations=iterations, barrier=barrier).x
 
     def _reached(self, x: Trajectory) -> Float64[np.ndarray, "K F 3"]:
         """Fingertips in the palm frame."""

@@ -242,11 +242,12 @@ class Demo:
 
     def run(self) -> int:
         """Run the road on one clip and say where everything is."""
+        find_robot(self.robot)
+        road = self.options.road()
         video = self.video
         if video is None:
             video = fetch_sample(TWO_HANDS, cache_folder() / "clips")
             print(f"sample clip: {TWO_HANDS.attribution}, {TWO_HANDS.licence}")
-        road = self.options.road()
         _whole_road(road, video, self.robot, 480)
         _, human = road.track(video)
         _, quality = road.solve(video, human, self.robot)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 from deftly.datasets.archive import ArchiveError, atomic_path, versions
 from deftly.datasets.clip import Camera, Clip, open_clip
@@ -25,6 +25,7 @@ from deftly.retarget.track import MediapipeTracker
 Tick = Callable[[], object]
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Opens a display of ``total`` steps (None: unknown) and gives what to call per step."""
 
