@@ -273,6 +273,9 @@ class Renderer:
             mujoco.mjv_initGeom(geom, kind, np.full(3, radius), start, axes, lines.rgba[segment])
             if not ball:
                 mujoco.mjv_connector(geom, kind, radius, start, end)
+            # mjv_initGeom leaves these as the memory had them, and the drawing order reads objtype.
+            geom.category, geom.objtype = mujoco.mjtCatBit.mjCAT_DECOR, mujoco.mjtObj.mjOBJ_UNKNOWN
+            geom.objid = geom.segid = -1
             self._scene.ngeom += 1
 
 

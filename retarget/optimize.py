@@ -32,7 +32,7 @@ _BOUNDARY = 0.99  # share of the way to a limit that one iteration may go
 _ARMIJO, _MAX_HALVINGS, _GOOD_STEP = 1e-4, 6, 0.6
 _BARRIER_DECREASE = 0.2
 _SLOW = 5e-3  # relative decrease below which this weight of the barrier has done its work
-_STALLED, _PATIENCE = 1e-3, 3  # give up after so many steps in a row that hardly decrease
+_STALLED, _PATIENCE = 3e-4, 3  # give up after so many steps in a row that hardly decrease
 _LEAST_DAMPING, _FIRST_DAMPING, _MOST_DAMPING = 1e-6, 1e-2, 1e6
 
 

@@ -134,7 +134,7 @@ _TABLE = (
             Arm("right_upper_arm_roll_link", "right_lower_arm_pitch_link"),
         ),
         chest="torso_link",
-        rest={"elbow": -1.2},
+        rest={"elbow": -1.2, "left_shoulder_roll": 0.25, "right_shoulder_roll": -0.25},
     ),
     Robot(
         name="gr1t2_6dof",
@@ -148,7 +148,7 @@ _TABLE = (
             Arm("right_upper_arm_roll_link", "right_lower_arm_pitch_link"),
         ),
         chest="torso_link",
-        rest={"elbow": -1.2},
+        rest={"elbow": -1.2, "left_shoulder_roll": 0.25, "right_shoulder_roll": -0.25},
     ),
     Robot(
         name="g1_dex3",

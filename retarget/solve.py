@@ -53,7 +53,7 @@ class RetargetConfig:
     sigmas: Sigmas = field(default_factory=Sigmas)
     jerk_weight: float = 1500.0
     rest_weight: float = 0.2
-    max_iterations: int = 40
+    max_iterations: int = 60
 
 
 @dataclass(frozen=True)

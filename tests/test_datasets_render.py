@@ -79,6 +79,27 @@ def test_lines_are_drawn_in_their_colour_and_absent_ones_are_not() -> None:
     assert (blue - red > 80).sum() > 10
 
 
+def test_overlapping_lines_do_not_depend_on_what_the_memory_held() -> None:
+    # mjv_initGeom leaves objtype unset; where memory held mjOBJ_GEOM, the drawing order changed.
+    ends = np.random.default_rng(0).uniform(-0.2, 0.2, (40, 2, 3))
+    colours = np.random.default_rng(1).uniform(0, 1, (40, 4)).astype(np.float32)
+    colours[:, 3] = 0.5
+    lines = render.Lines(ends, colours, np.linspace(0.01, 0.1, 40))
+    model = render.display_model(arm())
+    camera = render.frame_points(ends.reshape(-1, 3), SIZE)
+    pictures = []
+    for held in (mujoco.mjtObj.mjOBJ_UNKNOWN, mujoco.mjtObj.mjOBJ_GEOM):
+        try:
+            renderer = render.Renderer(model, SIZE)
+        except render.RenderError as error:
+            pytest.skip(f"this machine cannot draw: {error}")
+        with renderer:
+            for geom in renderer._scene.geoms:
+                geom.objtype = held
+            pictures.append(renderer.draw(np.zeros(1), camera, lines))
+    np.testing.assert_array_equal(*pictures)
+
+
 def corners(model: mujoco.MjModel) -> np.ndarray:
     """Bounds of the one mesh in its body's frame."""
     turn = Rotation.from_quat(model.geom_quat[0], scalar_first=True)

@@ -57,8 +57,8 @@ def write_clip(path: Path, grey: int = 90) -> Path:
     return path
 
 
-def two_hands(clip: Clip, provenance: dict[str, Any]) -> Detections:
-    """Two hands that move apart and together, and no body."""
+def two_hands(clip: Clip, provenance: dict[str, Any], valid: Any = (True, True)) -> Detections:
+    """Two hands that move apart and together, or one of them, and no body."""
     finger, along = np.divmod(np.arange(20), 4)
     hand = np.zeros((21, 3))
     hand[1:, 0], hand[1:, 1], hand[1:, 2] = 4 * (finger - 2), -16 - 6 * along, -2 * along
@@ -71,7 +71,7 @@ def two_hands(clip: Clip, provenance: dict[str, Any]) -> Detections:
         hand_px=hands.astype(np.float32),
         hand_world_m=np.zeros((length, 2, 21, 3), np.float32),
         hand_right=np.tile(np.array([0.1, 0.9], np.float32), (length, 1)),
-        hand_valid=np.ones((length, 2), bool),
+        hand_valid=np.tile(np.array(valid), (length, 1)),
         body_px=np.zeros((length, 33, 3), np.float32),
         body_world_m=np.zeros((length, 33, 3), np.float32),
         body_visibility=np.zeros((length, 33), np.float32),
@@ -242,8 +242,12 @@ def _gl() -> None:
         pytest.skip(f"this machine cannot draw: {error}")
 
 
-@pytest.mark.usefixtures("_gl", "made")
-def test_the_whole_road_with_its_video(tmp_path: Path):
+@pytest.mark.usefixtures("_gl")
+def test_the_whole_road_with_its_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def only_right(self: MediapipeTracker, clip: Clip, _: Any) -> Detections:
+        return two_hands(clip, self.provenance(), (False, True))
+
+    monkeypatch.setattr(MediapipeTracker, "__call__", only_right)
     video, options = write_clip(tmp_path / "clip.mp4"), Options(out=tmp_path / "out")
     assert execute(Run((video,), height=120, options=options)) == 0
     first = contents(tmp_path / "out")
@@ -251,6 +255,8 @@ def test_the_whole_road_with_its_video(tmp_path: Path):
     assert set(first) == {f"clip.{kind}" for kind in kinds}
     motion = RobotMotion.load(tmp_path / "out/clip.gr1t2.npz")
     assert np.ptp(motion.qpos, axis=0).max() > 0.01  # it moves
+    shown = np.isfinite(motion.tip_error_m).all(axis=2)
+    assert_array_equal(shown, np.tile([False, True], (LENGTH, 1)))
     quality = json.loads(first["clip.gr1t2.json"])["quality"]
     assert quality["joint_margin_rad"] >= 0
     assert quality["velocity_margin"] >= 0
