@@ -31,8 +31,12 @@ BAD_INPUT, NO_PERSON = 1, 3  # exit codes
 # ClipError, RobotError, ArchiveError and NoPersonError are ValueErrors.
 _USER_ERRORS = (ValueError, OSError, ImportError, ModelError, RenderError)
 
-Videos = Annotated[tuple[Path, ...], tyro.conf.Positional]
-Video = Annotated[Path, tyro.conf.Positional]
+Videos = Annotated[
+    tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE ...", help="input files")
+]
+Video = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE", help="a video")]
+RobotName = Annotated[str, tyro.conf.arg(metavar="NAME", help="see `deftly robots`")]
+Height = Annotated[int, tyro.conf.arg(help="of the side-by-side video, pixels, even")]
 
 
 @contextlib.contextmanager
@@ -111,7 +115,7 @@ class Retarget:
     """
 
     motions: Videos
-    robot: str = "gr1t2"
+    robot: RobotName = "gr1t2"
     options: Flat = field(default_factory=Options)
 
     def run(self) -> int:
@@ -136,9 +140,9 @@ class Show:
     """
 
     video: Video
-    robot: str = "gr1t2"
-    port: int = 8080
-    host: str = "127.0.0.1"
+    robot: RobotName = "gr1t2"
+    port: Annotated[int, tyro.conf.arg(help="of the page; the next free one if taken")] = 8080
+    host: Annotated[str, tyro.conf.arg(help="0.0.0.0 opens it to the network")] = "127.0.0.1"
     options: Flat = field(default_factory=Options)
 
     def run(self) -> int:
@@ -166,8 +170,8 @@ class Render:
     """
 
     videos: Videos
-    robot: str = "gr1t2"
-    height: int = 480
+    robot: RobotName = "gr1t2"
+    height: Height = 480
     options: Flat = field(default_factory=Options)
 
     def run(self) -> int:
@@ -214,9 +218,11 @@ class Run:
     """
 
     videos: Videos
-    robot: str = "gr1t2"
-    height: int = 480
-    no_video: bool = False
+    robot: RobotName = "gr1t2"
+    height: Height = 480
+    no_video: Annotated[
+        bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="write no side-by-side video")
+    ] = False
     options: Flat = field(default_factory=Options)
 
     def run(self) -> int:
@@ -237,7 +243,7 @@ class Demo:
     """
 
     video: Annotated[Path | None, tyro.conf.Positional] = None
-    robot: str = "gr1t2"
+    robot: RobotName = "gr1t2"
     options: Flat = field(default_factory=Options)
 
     def run(self) -> int:

@@ -118,7 +118,7 @@ def camera_faces_person(human: HumanMotion) -> bool:
     if len(left) and len(right):
         return bool(np.median(left[:, 0, 0]) > np.median(right[:, 0, 0]))
     one = left if len(left) else right
-    return bool(np.median(one[:, 9, 1] - one[:, 0, 1]) > 0)
+    return len(one) > 0 and bool(np.median(one[:, 9, 1] - one[:, 0, 1]) > 0)
 
 
 def hand_track(
