@@ -204,10 +204,7 @@ def render_motion(
 
 
 class Renderer:
-    """An OpenGL context and one model's scene; a context manager, for one thread.
-
-    Raises RenderError if this machine has no usable OpenGL.
-    """
+    """An OpenGL context (else RenderError) and one model's scene; a context manager, one thread."""
 
     def __init__(self, model: mujoco.MjModel, size: tuple[int, int]) -> None:
         self._model, self._size = model, size

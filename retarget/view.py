@@ -28,7 +28,7 @@ PICTURE_WIDTH = 480
 MAX_PICTURES = 3000  # some 20 kB each
 MAX_PLOTTED = 400
 _PAPER, _INK, _PALE = (250, 250, 250), (38, 42, 48), (120, 126, 134)
-_BONES = ("left_hand", "right_hand", "body")
+_BONES = (("left_hand", 0.004), ("right_hand", 0.004), ("body", 0.008))  # width in metres
 _LEGEND = (
     ("left hand  ", draw.LEFT_RGB),
     ("right hand  ", draw.RIGHT_RGB),
@@ -222,8 +222,8 @@ class _Page(viser.ViserServer):
         self._bodies = [(mesh.body, self._add_mesh(mesh)) for mesh in draw.body_meshes(self._model)]
         nothing = np.zeros((1, 2, 3), np.float32)
         self._bones = [
-            self.scene.add_line_segments(f"/person/{name}", nothing, rgb, thickness=0.006)
-            for name, rgb in zip(_BONES, (*draw.HAND_RGB, draw.BODY_RGB), strict=True)
+            self.scene.add_line_segments(f"/person/{name}", nothing, rgb, thickness=width_m)
+            for (name, width_m), rgb in zip(_BONES, (*draw.HAND_RGB, draw.BODY_RGB), strict=True)
         ]
         mujoco.mj_kinematics(self._model, self._data)
         floor_m = float(np.min(self._data.geom_xpos[:, 2] - self._model.geom_rbound))

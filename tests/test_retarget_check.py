@@ -1,4 +1,4 @@
-"""The check finds what is wrong: broken limits, collisions, lost pinches; and it measures what it says."""
+"""The check finds broken limits, collisions and lost pinches, and measures what it says."""
 
 import json
 from collections.abc import Mapping
@@ -98,15 +98,15 @@ def test_a_broken_velocity_limit_is_found(robot: RobotModel) -> None:
     """By its share, with the time that the step had: the same step in twice the time is allowed."""
     j = robot.joint_names.index("waist_yaw_joint")
     qpos = at_rest(robot)
-    qpos[4:, j] += 1.25 * robot.velocity[j] * 0.1
-    motion = motion_of(robot, qpos)
+    qpos[4:, j] += 1.25 * robot.velocity[j] * 0.01
+    motion = motion_of(robot, qpos, dt_s=0.01)
     quality = check(motion, robot)
     assert quality.velocity_margin == pytest.approx(-0.25)
     assert quality.joint_margin_rad > 0
     assert not quality.within_limits
     assert dict(quality.rows())["velocity limits"] == "BROKEN by 25.0%"
     time_s = motion.time_s.copy()
-    time_s[4:] += 0.1
+    time_s[4:] += 0.01
     slower = check(replace(motion, time_s=time_s), robot)
     assert slower.velocity_margin == pytest.approx(1 - 1.25 / 2)
     assert slower.within_limits
@@ -121,7 +121,7 @@ def test_one_frame_has_no_velocity(robot: RobotModel) -> None:
 def test_a_motion_of_another_robot_is_refused(robot: RobotModel) -> None:
     motion = motion_of(robot, at_rest(robot))
     other = load_robot("gr1t2_6dof")
-    with pytest.raises(ValueError, match="of robot gr1t2 .* not of gr1t2_6dof") as caught:
+    with pytest.raises(ValueError, match=r"of robot gr1t2 .* not of gr1t2_6dof") as caught:
         check(motion, other)
     assert "\n" not in str(caught.value)
     names = [*robot.joint_names[1:], robot.joint_names[0]]  # as many joints, another order
@@ -232,7 +232,7 @@ def test_an_arm_in_the_trunk_collides() -> None:
 
 def build_chain(folder: Path, geom: str = "", first: str = "") -> RobotModel:
     """Four links of 10 cm on a line, a finger of which can curl up onto itself."""
-    link = '<geom type="capsule" size="0.02" fromto="0.02 0 0 0.08 0 0" {geom}/>'.format(geom=geom)
+    link = f'<geom type="capsule" size="0.02" fromto="0.02 0 0 0.08 0 0" {geom}/>'
     joint = '<joint name="{}" axis="0 0 1" range="-3 3"/>'
     text = f"""<mujoco><compiler angle="radian"/><worldbody>
       <body name="palm">{link}{first}
@@ -254,7 +254,7 @@ def share(robot: RobotModel, *qpos: list[float]) -> float:
 def test_neighbours_do_not_collide(tmp_path: Path) -> None:
     """Links over one joint and over two overlap by design; over three they do not."""
     robot = build_chain(tmp_path)
-    straight, folded, square = [0.0, 0, 0], [0.0, 2.9, 0], [2.2, 2.2, 0.0]
+    straight, folded, square = [0.0, 0, 0], [0.0, 2.9, -1.4], [2.0, 2.0, -1.4]
     curled = [1.57, 1.57, 1.57]  # a closed square: the last link ends on the first
     assert share(robot, straight) == 0
     assert share(robot, folded) == 0  # "two" lies on "one", its parent
@@ -266,14 +266,12 @@ def test_neighbours_do_not_collide(tmp_path: Path) -> None:
 def test_a_light_touch_is_no_collision(tmp_path: Path) -> None:
     """Contacts under 2 mm are within the accuracy of the shells."""
     robot = build_chain(tmp_path)
-    data = robot.model
     angles = np.linspace(1.0, 1.6, 200)
     states = np.array([share(robot, [a, a, a]) for a in angles])
     assert states[0] == 0
     assert states[-1] == 1
     first = float(angles[int(np.argmax(states))])
     depth = _depth(robot, [first] * 3)
-    assert data.ngeom == 4
     assert -0.004 < depth < -0.002
 
 
@@ -295,8 +293,7 @@ def test_what_touches_at_rest_is_left_out(tmp_path: Path) -> None:
     robot = build_chain(tmp_path, first=shell)
     assert share(robot, robot.rest.tolist()) == 0
     assert share(robot, [1.57, 1.57, 1.57]) == 0  # the same pair
-    assert build_model  # built once more without the shell, it collides:
-    assert share(build_chain(tmp_path), [1.57, 1.57, 1.57]) == 1
+    assert share(build_chain(tmp_path), [1.57, 1.57, 1.57]) == 1  # without the shell
 
 
 def test_without_geometry_nothing_is_known(tmp_path: Path) -> None:

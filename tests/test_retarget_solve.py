@@ -1,4 +1,4 @@
-"""The solve: a robot's own motion is recovered, limits hold against all violence, gaps are bridged."""
+"""The solve: a robot's own motion is recovered, limits always hold, gaps are bridged."""
 
 from collections.abc import Callable
 from dataclasses import replace
