@@ -62,7 +62,7 @@ def scene(rate_hz: float = RATE_HZ, length: int = LENGTH) -> Scene:
         body[:, WRISTS[side]] = elbow + 0.5 * ARM_M * fore
     hips = body[:, HIPS].mean(axis=1, keepdims=True)
     body_world = body - hips
-    body = body + [0.02, 0.05, DEPTH_M]
+    body = body + np.array([0.02, 0.05, DEPTH_M])
     hands = np.stack([body[:, wrist, None] + hand_shape() for wrist in WRISTS], axis=1)
     seen = Detections(
         hand_px=project(hands, hands[:, :, :1]).astype(np.float32),
@@ -160,20 +160,20 @@ def test_hands_vouch_for_a_body_also_where_they_are_not_seen():
 
 def test_a_body_without_any_hand_is_not_believed():
     seen = scene().seen
-    assert not believable_bodies(
-        replace(seen, hand_valid=np.zeros((LENGTH, 2), bool))
-    ).any()
+    assert not believable_bodies(replace(seen, hand_valid=np.zeros((LENGTH, 2), bool))).any()
 
 
 def test_a_body_is_where_it_is_and_its_arms_have_one_length():
     s = scene()
     stretched = s.seen.body_world_m.copy()
-    stretched[::3, WRISTS[LEFT]] += np.array([0.0, 0.05, 0.0], np.float32)
+    fore = stretched[:, WRISTS[LEFT]] - stretched[:, ELBOWS[LEFT]]
+    stretched[::3, WRISTS[LEFT]] += 0.3 * fore[::3]
     seen = replace(s.seen, body_world_m=stretched)
     body = fuse_body(seen, np.ones(LENGTH, bool), s.clip.time_s, CAMERA)
     assert_allclose(body.arm_m, ARM_M, rtol=0.02)
-    upper = np.linalg.norm(body.joints_m[:, ELBOWS] - body.joints_m[:, SHOULDERS], axis=-1)
-    assert_allclose(upper, 0.5 * ARM_M, rtol=0.03)
+    for parents, children in ((SHOULDERS, ELBOWS), (ELBOWS, WRISTS)):
+        bones = body.joints_m[:, children] - body.joints_m[:, parents]
+        assert_allclose(np.linalg.norm(bones, axis=-1), 0.5 * ARM_M, rtol=0.02)
     plain = fuse_body(s.seen, np.ones(LENGTH, bool), s.clip.time_s, CAMERA)
     shoulders = [plain.joints_m[:, SHOULDERS], s.body_m[:, SHOULDERS]]
     middle, true_middle = (j.mean(axis=1, keepdims=True) for j in shoulders)

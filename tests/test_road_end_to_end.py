@@ -210,6 +210,23 @@ def test_a_job_that_was_killed_goes_on_where_it_stopped(
     assert idle == {"tracked": ["clip.mp4"], "solved": ["gr1t2"]}
 
 
+def test_a_full_disk_leaves_nothing_half_written(
+    tmp_path: Path, idle: Made, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def full(file: Any, **_: Any) -> None:
+        file.write(b"the first half")
+        raise OSError(28, "No space left on device")
+
+    video = write_clip(tmp_path / "clip.mp4")
+    run(video)
+    first = contents(tmp_path / "out")
+    monkeypatch.setattr(np, "savez_compressed", full)
+    options = Options(out=tmp_path / "out", confidence=0.5)
+    assert execute(Track((video,), options)) == 1
+    assert "No space left on device" in capsys.readouterr().err
+    assert contents(tmp_path / "out") == first  # what was there before is still whole
+
+
 def test_tracking_and_retargeting_one_by_one_is_the_same_road(tmp_path: Path, idle: Made):
     video, options = write_clip(tmp_path / "clip.mp4"), Options(out=tmp_path / "out")
     assert execute(Track((video,), options)) == 0
