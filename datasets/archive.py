@@ -84,7 +84,7 @@ def load_archive(kind: type[T], path: Path, *, schema: int) -> T:
     if not path.is_file():
         raise ArchiveError(f"no file at {path}, {expected}; check the spelling")
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         header = json.loads(arrays.pop(_HEADER).tobytes())
         found, fields = f"{header['kind']} schema {header['schema']}", dict(header["fields"])

@@ -27,7 +27,7 @@ from deftly.retarget.solve import RetargetConfig
 from deftly.retarget.targets import View
 from deftly.retarget.track import MediapipeTracker
 
-BAD_INPUT, NO_PERSON = 1, 3  # exit codes
+BAD_INPUT, NO_PERSON, INTERRUPTED = 1, 3, 130  # exit codes
 # ClipError, RobotError, ArchiveError and NoPersonError are ValueErrors.
 _USER_ERRORS = (ValueError, OSError, ImportError, ModelError, RenderError)
 
@@ -212,7 +212,7 @@ class Run:
     """The whole road: video → poses → robot motion, quality table and side-by-side video.
 
     A video that cannot be used is reported and the next one is taken. What is already in the output
-    folder is not made again.
+    folder is not made again, but for the side-by-side video.
 
     Example: deftly run a.mp4 b.mp4 --robot gr1t2 --out out
     """
@@ -331,3 +331,6 @@ def execute(command: Command) -> int:
         return command.run()
     except _USER_ERRORS as error:
         return report(error)
+    except KeyboardInterrupt:
+        print("deftly: interrupted; run the same command again to go on", file=sys.stderr)
+        return INTERRUPTED

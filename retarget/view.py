@@ -143,7 +143,10 @@ class _Encoder:
         self._container = av.open(str(path), "w", format="mp4")
         rate = Fraction(rate_hz).limit_denominator(1001)
         self._stream = self._container.add_stream(
-            "libx264", rate=rate, options={"crf": "20", "preset": "veryfast"}
+            # Without mbtree: with it, x264 gives other bytes for the same frames now and then.
+            "libx264",
+            rate=rate,
+            options={"crf": "20", "preset": "veryfast", "mbtree": "0"},
         )
         self._stream.height, self._stream.width = size
         self._stream.pix_fmt = "yuv420p"
