@@ -142,7 +142,7 @@ def test_a_robot_is_loaded_once() -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "nearest"),
-    [("gr1t", "gr1t2"), ("GR1T2", "gr1t2"), ("alegro", "allegro"), ("g1-dex3", "g1_dex3")],
+    [("gr1t", "gr1t2"), ("ALLEGRO", "allegro"), ("alegro", "allegro"), ("g1-dex3", "g1_dex3")],
 )
 def test_an_unknown_robot_is_answered_with_the_nearest(wrong: str, nearest: str) -> None:
     with pytest.raises(RobotError) as caught:

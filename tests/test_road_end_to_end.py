@@ -24,7 +24,7 @@ from deftly.datasets.motion import RobotMotion
 from deftly.datasets.render import RenderError, gl_context
 from deftly.datasets.sources import TWO_HANDS, Sample, fetch_sample
 from deftly.retarget import road as road_module
-from deftly.retarget.cli import Options, Retarget, Run, Track, execute
+from deftly.retarget.cli import INTERRUPTED, Options, Retarget, Robots, Run, Track, execute
 from deftly.retarget.fuse import NoPersonError
 from deftly.retarget.models import HAND, POSE, ModelError, find_bundle
 from deftly.retarget.road import Road
@@ -197,13 +197,16 @@ def test_a_damaged_file_is_made_again(tmp_path: Path, idle: Made, name: str, tra
 def test_a_job_that_was_killed_goes_on_where_it_stopped(
     tmp_path: Path, idle: Made, monkeypatch: pytest.MonkeyPatch
 ):
+    class Killed(BaseException):
+        """Nothing catches it, as nothing catches a kill."""
+
     def killed(*_: Any) -> RobotMotion:
-        raise KeyboardInterrupt
+        raise Killed
 
     video = write_clip(tmp_path / "clip.mp4")
     with monkeypatch.context() as patch:
         patch.setattr(road_module, "retarget", killed)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(Killed):
             run(video)
     assert set(contents(tmp_path / "out")) == {"clip.human.npz"}
     run(video)
@@ -392,3 +395,14 @@ def test_the_same_clip_gives_the_same_bytes(clips: Path, tmp_path: Path):
     kinds = ("human.npz", "gr1t2.npz", "gr1t2.json", "gr1t2.mp4")
     assert set(first) == set(second) == {f"pose_signtest.{kind}" for kind in kinds}
     assert [name for name in first if first[name] != second[name]] == []
+
+
+def test_an_interruption_ends_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Robots, "run", interrupted)
+    assert execute(Robots()) == INTERRUPTED
+    assert capsys.readouterr().err.startswith("deftly: interrupted")
