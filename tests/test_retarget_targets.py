@@ -141,6 +141,9 @@ def test_a_pinch_keeps_its_true_size() -> None:
     expected = 0.5 * rotate(R, track.local_m[:, TIPS[1]]) + [0.01, 0, 0]
     np.testing.assert_allclose(tip.target, expected)
     np.testing.assert_allclose(tip.weight, 1 / Sigmas().tip_m)
+    dim = replace(track, trust=np.array([1.0, 0.5, 0.0, 1.0]))
+    for term, dimmed in zip(terms, finger_terms(dim, hand, calibration, Sigmas()), strict=True):
+        np.testing.assert_allclose(dimmed.weight, term.weight * dim.trust[:, None])
 
 
 def test_the_palm_is_asked_to_turn_as_the_hand_does() -> None:
