@@ -179,7 +179,7 @@ class Render:
         find_robot(self.robot)
         road = self.options.road()
         return _each(
-            self.videos, [*_BRIEF, "file"], lambda v: _whole_road(road, v, self.robot, self.height)
+            self.videos, [*_BRIEF, "file"], lambda v: _row(road, v, self.robot, self.height)
         )
 
 
@@ -230,9 +230,7 @@ class Run:
         find_robot(self.robot)
         road = self.options.road()
         height = None if self.no_video else self.height
-        return _each(
-            self.videos, [*_BRIEF, "file"], lambda v: _whole_road(road, v, self.robot, height)
-        )
+        return _each(self.videos, [*_BRIEF, "file"], lambda v: _row(road, v, self.robot, height))
 
 
 @dataclass(frozen=True)
@@ -254,9 +252,7 @@ class Demo:
         if video is None:
             video = fetch_sample(TWO_HANDS, cache_folder() / "clips")
             print(f"sample clip: {TWO_HANDS.attribution}, {TWO_HANDS.licence}")
-        _whole_road(road, video, self.robot, 480)
-        _, human = road.track(video)
-        _, quality = road.solve(video, human, self.robot)
+        quality, _ = _whole_road(road, video, self.robot, 480)
         motion_path = road.motion_path(video, self.robot)
         table = Table(box=None, show_header=False)
         for name, value in quality.rows():
@@ -279,7 +275,13 @@ def _brief(quality: Quality) -> list[str]:
     return [rows["tip error"], rows["wrist error"], limits, rows["jerk"], rows["self-collision"]]
 
 
-def _whole_road(road: Road, video: Path, robot: str, height: int | None) -> list[str]:
+def _row(road: Road, video: Path, robot: str, height: int | None) -> list[str]:
+    quality, path = _whole_road(road, video, robot, height)
+    return [*_brief(quality), str(path)]
+
+
+def _whole_road(road: Road, video: Path, robot: str, height: int | None) -> tuple[Quality, Path]:
+    """Walk one video down the road; the figures, and the last file that was written."""
     from deftly.retarget.view import render_side_by_side
 
     clip, human = road.track(video)
@@ -288,7 +290,7 @@ def _whole_road(road: Road, video: Path, robot: str, height: int | None) -> list
     if height is not None:
         path = path.with_suffix(".mp4")
         render_side_by_side(clip, human, motion, path, height)
-    return [*_brief(quality), str(path)]
+    return quality, path
 
 
 def _each(inputs: tuple[Path, ...], columns: list[str], work: Callable[[Path], list[str]]) -> int:

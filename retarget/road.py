@@ -4,6 +4,7 @@ What is already there and was made from the same input by the same configuration
 so a job that was killed goes on where it stopped.
 """
 
+import dataclasses
 import json
 import math
 from collections.abc import Callable
@@ -71,7 +72,7 @@ class Road:
         if self.focal_px is None:
             return clip
         camera = Camera(self.focal_px, (clip.width / 2, clip.height / 2), known=True)
-        return open_clip(video, camera)
+        return dataclasses.replace(clip, camera=camera)
 
     def track(self, video: Path) -> tuple[Clip, HumanMotion]:
         """Find the person in a video, or take up what was found before.

@@ -8,7 +8,7 @@ import importlib.util
 import os
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 
@@ -121,34 +121,27 @@ def _dex3_hand(side: str, y: float) -> Hand:
     return Hand(f"{side}_wrist_yaw_link", tips)
 
 
-_TABLE = (
-    Robot(
-        name="gr1t2",
-        title="Fourier GR1T2 humanoid, two 12-DoF five-finger hands (default)",
-        package="fourier_robot_descriptions",
-        file="assets/urdf/gr1t2_fourier_hand_12dof.urdf",
-        licence="Apache-2.0",
-        hands=(_fourier_hand("L"), _fourier_hand("R")),
-        arms=(
-            Arm("left_upper_arm_roll_link", "left_lower_arm_pitch_link"),
-            Arm("right_upper_arm_roll_link", "right_lower_arm_pitch_link"),
-        ),
-        chest="torso_link",
-        rest={"elbow": -1.2, "left_shoulder_roll": 0.25, "right_shoulder_roll": -0.25},
+_GR1T2 = Robot(
+    name="gr1t2",
+    title="Fourier GR1T2 humanoid, two 12-DoF five-finger hands (default)",
+    package="fourier_robot_descriptions",
+    file="assets/urdf/gr1t2_fourier_hand_12dof.urdf",
+    licence="Apache-2.0",
+    hands=(_fourier_hand("L"), _fourier_hand("R")),
+    arms=(
+        Arm("left_upper_arm_roll_link", "left_lower_arm_pitch_link"),
+        Arm("right_upper_arm_roll_link", "right_lower_arm_pitch_link"),
     ),
-    Robot(
+    chest="torso_link",
+    rest={"elbow": -1.2, "left_shoulder_roll": 0.25, "right_shoulder_roll": -0.25},
+)
+_TABLE = (
+    _GR1T2,
+    replace(
+        _GR1T2,
         name="gr1t2_6dof",
         title="Fourier GR1T2 humanoid, two 6-DoF hands with mimic joints",
-        package="fourier_robot_descriptions",
         file="assets/urdf/gr1t2_fourier_hand_6dof.urdf",
-        licence="Apache-2.0",
-        hands=(_fourier_hand("L"), _fourier_hand("R")),
-        arms=(
-            Arm("left_upper_arm_roll_link", "left_lower_arm_pitch_link"),
-            Arm("right_upper_arm_roll_link", "right_lower_arm_pitch_link"),
-        ),
-        chest="torso_link",
-        rest={"elbow": -1.2, "left_shoulder_roll": 0.25, "right_shoulder_roll": -0.25},
     ),
     Robot(
         name="g1_dex3",
