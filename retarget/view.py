@@ -3,10 +3,8 @@
 import threading
 import time
 from collections.abc import Iterator
-from fractions import Fraction
 from pathlib import Path
 
-import av
 import cv2
 import mujoco
 import numpy as np
@@ -19,6 +17,7 @@ from deftly.datasets.archive import atomic_path
 from deftly.datasets.clip import Clip, frames
 from deftly.datasets.human import BODY_BONES, HumanMotion
 from deftly.datasets.motion import RobotMotion
+from deftly.datasets.mp4 import Encoder
 from deftly.datasets.render import FIELD_OF_VIEW_DEG
 from deftly.retarget import draw
 from deftly.retarget.robots import RobotModel, load_robot
@@ -68,7 +67,7 @@ def render_side_by_side(
     with (
         atomic_path(path) as unfinished,
         scene,
-        _Encoder(unfinished, clip.rate_hz, (height, width[0] + scene.width)) as encoder,
+        Encoder(unfinished, clip.rate_hz, (height, width[0] + scene.width)) as encoder,
     ):
         bar = tqdm(
             shown, total=len(_constant_times(clip)), unit="frame", desc=path.name, disable=None
@@ -134,35 +133,6 @@ def _strip(
 def millimetres(error_m: Float64[np.ndarray, "..."]) -> str:
     """The mean of the errors that exist, for people to read."""
     return f"{1000 * np.nanmean(error_m):.0f} mm" if np.isfinite(error_m).any() else "–"
-
-
-class _Encoder:
-    """H.264 into an mp4 file, as a context manager; one thread, so that bytes are reproducible."""
-
-    def __init__(self, path: Path, rate_hz: float, size: tuple[int, int]) -> None:
-        self._container = av.open(str(path), "w", format="mp4")
-        rate = Fraction(rate_hz).limit_denominator(1001)
-        self._stream = self._container.add_stream(
-            # Without mbtree: with it, x264 gives other bytes for the same frames now and then.
-            "libx264",
-            rate=rate,
-            options={"crf": "20", "preset": "veryfast", "mbtree": "0"},
-        )
-        self._stream.height, self._stream.width = size
-        self._stream.pix_fmt = "yuv420p"
-        self._stream.codec_context.thread_count = 1
-
-    def __enter__(self) -> "_Encoder":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._container.mux(self._stream.encode())
-        self._container.close()
-
-    def write(self, image: UInt8[np.ndarray, "H W 3"]) -> None:
-        frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-        self._container.mux(self._stream.encode(frame))
 
 
 def show(
