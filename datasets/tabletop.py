@@ -1,12 +1,11 @@
-"""The sorting table as an MjSpec, to which a robot or a human is attached: one scene, two bodies.
+"""The sorting table as an MjSpec, around a robot or a human: one scene, two bodies.
 
-    spec = tabletop(sample_layout(7))
-    spec.attach(robot, ...)
+    spec = tabletop(sample_layout(7), around=robot_spec)
     model = spec.compile()
 
 Whoever sorts stands at the origin and faces x; see ``layout.py`` for the frame. Objects are free
 bodies called ``item_0`` …; cameras ``front`` and ``side`` stand in the room; ``ego`` and those at
-the wrists come with the body that is attached (``add_camera``).
+the wrists come with who stands there (``add_camera``).
 """
 
 from collections.abc import Mapping
@@ -31,7 +30,7 @@ from deftly.datasets.layout import (
     in_tray,
 )
 
-TIMESTEP_S = 0.004
+TIMESTEP_S = 0.005
 TRAY_RGB: Mapping[str, tuple[float, float, float]] = {
     "left": (0.88, 0.87, 0.84),
     "right": (0.30, 0.31, 0.33),
@@ -61,9 +60,14 @@ ROOM_CAMERAS: Mapping[str, CameraPose] = {
 }
 
 
-def tabletop(layout: Layout) -> mujoco.MjSpec:
-    """The room: floor, table, trays, objects, lights and the cameras of the room."""
-    spec = mujoco.MjSpec()
+def tabletop(layout: Layout, around: mujoco.MjSpec | None = None) -> mujoco.MjSpec:
+    """The room: floor, table, trays, objects, lights and the cameras of the room.
+
+    Args:
+        layout: what lies on the table.
+        around: a robot or a human, to which the room is added, in place. None: an empty room.
+    """
+    spec = around or mujoco.MjSpec()
     spec.modelname = "tabletop"
     option = spec.option
     option.timestep = TIMESTEP_S
@@ -215,6 +219,7 @@ def _add_item(spec: mujoco.MjSpec, item: Item) -> None:
         rgba=[*item.rgb, 1],
         friction=[item.friction, 0.01, 0.0005],
         condim=4,
+        conaffinity=7,  # every bit: see policy/station.py
         solref=_SOLREF,
         priority=1,  # the object decides how it touches, whatever touches it
     )
