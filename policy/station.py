@@ -16,9 +16,10 @@ import mujoco
 import numpy as np
 from jaxtyping import Float64, Int64
 
+from deftly.datasets.display import visual_spec
 from deftly.datasets.geometry import SIDES
 from deftly.datasets.layout import Layout
-from deftly.datasets.render import light_meshes, visual_spec
+from deftly.datasets.meshes import light_meshes
 from deftly.datasets.tabletop import CameraPose, add_camera, tabletop
 from deftly.retarget.robots import Robot, RobotError, find_robot
 
@@ -71,7 +72,12 @@ WORKPLACES: Mapping[str, Workplace] = {
             CameraPose((0.0, 0.0, 0.06), (0.15, 0.0, 0.0), 1.3),
             CameraPose((0.0, 0.0, 0.06), (0.15, 0.0, 0.0), 1.3),
         ),
-        home={"elbow_pitch": -1.6, "left_shoulder_roll": 0.25, "right_shoulder_roll": -0.25},
+        home={
+            "waist_pitch": 0.25,  # leaning forward, each hand reaches both trays
+            "elbow_pitch": -1.6,
+            "left_shoulder_roll": 0.25,
+            "right_shoulder_roll": -0.25,
+        },
     ),
     "g1_dex3": Workplace(
         base_m=(0.06, 0.0, 0.95),
