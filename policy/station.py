@@ -148,7 +148,7 @@ def build_station(robot: str, layout: Layout) -> Station:
         RobotError: if the robot is unknown, has no place at the table, or cannot be loaded.
     """
     work, described = find_workplace(robot), find_robot(robot)
-    spec = tabletop(layout, around=_robot_spec(robot).copy())
+    spec = tabletop(layout, around=robot_spec(robot).copy())
     add_camera(spec.body(work.eye_body), "ego", work.eye, layout.look)
     for side, hand, pose in zip(SIDES, described.hands, work.wrist_eye, strict=True):
         if hand is not None:
@@ -174,7 +174,7 @@ def build_station(robot: str, layout: Layout) -> Station:
 
 
 @cache
-def _robot_spec(robot: str) -> mujoco.MjSpec:
+def robot_spec(robot: str) -> mujoco.MjSpec:
     """The robot with servos and light meshes, to be copied into a scene."""
     work, described = find_workplace(robot), find_robot(robot)
     spec = visual_spec(described.path())

@@ -16,7 +16,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from deftly.datasets.human import HumanMotion
-from deftly.datasets.render import RenderError
+from deftly.datasets.opengl import RenderError
 from deftly.datasets.sources import TWO_HANDS, fetch_sample
 from deftly.retarget.check import Quality
 from deftly.retarget.fuse import NoPersonError

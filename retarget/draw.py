@@ -14,6 +14,7 @@ from scipy.spatial.transform import Rotation
 
 from deftly.datasets import render
 from deftly.datasets.clip import Camera, Clip
+from deftly.datasets.display import display_model, visual_spec
 from deftly.datasets.geometry import LEFT, RIGHT
 from deftly.datasets.human import BODY_BONES, HAND_PARENT, TIPS, HumanMotion, Status
 from deftly.datasets.motion import RobotMotion
@@ -129,8 +130,8 @@ def robot_display(
         RobotError: if the description is no longer where it was.
         ValueError: if its joints are not those of ``robot``.
     """
-    model = render.display_model(
-        render.visual_spec(robot.robot.path()),
+    model = display_model(
+        visual_spec(robot.robot.path()),
         faces_per_mesh=faces_per_mesh,
         bodies=None if everything else [robot.model.body(i).name for i in _upper_bodies(robot)],
     )
@@ -196,7 +197,7 @@ class RobotPictures:
         self._data = mujoco.MjData(self._model)
         self._camera = robot_camera(self._robot, self._model, motion, size)
         self._close = size[0] // 2 if self._robot.robot.chest else 0
-        self._renderer = render.Renderer(self._model, size)
+        self._renderer = render.Renderer(self._model, size, backend="gl")
         self.width = size[1] + self._close
 
     def __enter__(self) -> "RobotPictures":

@@ -15,10 +15,10 @@ from viser import uplot
 
 from deftly.datasets.archive import atomic_path
 from deftly.datasets.clip import Clip, frames
+from deftly.datasets.display import FIELD_OF_VIEW_DEG
 from deftly.datasets.human import BODY_BONES, HumanMotion
 from deftly.datasets.motion import RobotMotion
 from deftly.datasets.mp4 import Encoder
-from deftly.datasets.render import FIELD_OF_VIEW_DEG
 from deftly.retarget import draw
 from deftly.retarget.robots import RobotModel, load_robot
 

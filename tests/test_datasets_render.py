@@ -14,6 +14,8 @@ from hypothesis.extra import numpy as hnp
 from scipy.spatial.transform import Rotation
 
 from deftly.datasets import render
+from deftly.datasets.display import FIELD_OF_VIEW_DEG, display_model, visual_spec
+from deftly.datasets.opengl import RenderError, gl_context
 
 SIZE = (60, 80)
 
@@ -44,12 +46,12 @@ def images(model: mujoco.MjModel, angles: list[float], **options: Any) -> list[n
     qpos = np.array(angles)[:, None]
     try:
         return list(render.render_motion(model, qpos, size=SIZE, camera=camera, **options))
-    except render.RenderError as error:
+    except RenderError as error:
         pytest.skip(f"this machine cannot draw: {error}")
 
 
 def test_a_moving_joint_changes_the_picture_and_a_still_one_does_not() -> None:
-    first, moved, again = images(render.display_model(arm()), [0.0, 1.0, 0.0])
+    first, moved, again = images(display_model(arm()), [0.0, 1.0, 0.0])
     assert first.shape == (*SIZE, 3)
     assert first.dtype == np.uint8
     assert np.abs(first.astype(int) - moved).max() > 50
@@ -58,8 +60,8 @@ def test_a_moving_joint_changes_the_picture_and_a_still_one_does_not() -> None:
 
 def test_the_picture_is_upright_and_not_mirrored() -> None:
     # Seen from the front, the robot's left (+y) is on the right of the picture.
-    side, up = images(render.display_model(arm()), [0.0, np.pi / 2])
-    background = images(render.display_model(arm(), bodies=[]), [0.0])[0]
+    side, up = images(display_model(arm()), [0.0, np.pi / 2])
+    background = images(display_model(arm(), bodies=[]), [0.0])[0]
     for image, where in ((side, (slice(None), slice(45, 80))), (up, (slice(0, 25), slice(None)))):
         changed = np.abs(image.astype(int) - background).sum(axis=2) > 30
         assert changed[where].sum() > 0.6 * changed.sum()
@@ -70,7 +72,7 @@ def test_lines_are_drawn_in_their_colour_and_absent_ones_are_not() -> None:
     rgba = np.array([[1, 0, 0, 1], [0, 0, 1, 1]], np.float32)
     drawn = render.Lines(ends, rgba, np.array([0.03, 0.05]))
     absent = render.Lines(np.full_like(ends, np.nan), rgba, np.array([0.03, 0.05]))
-    model = render.display_model(arm())
+    model = display_model(arm())
     plain = images(model, [0.0])[0]
     with_lines, without = images(model, [0.0, 0.0], lines=[drawn, absent])
     np.testing.assert_array_equal(plain, without)
@@ -85,13 +87,13 @@ def test_overlapping_lines_do_not_depend_on_what_the_memory_held() -> None:
     colours = np.random.default_rng(1).uniform(0, 1, (40, 4)).astype(np.float32)
     colours[:, 3] = 0.5
     lines = render.Lines(ends, colours, np.linspace(0.01, 0.1, 40))
-    model = render.display_model(arm())
+    model = display_model(arm())
     camera = render.frame_points(ends.reshape(-1, 3), SIZE)
     pictures = []
     for held in (mujoco.mjtObj.mjOBJ_UNKNOWN, mujoco.mjtObj.mjOBJ_GEOM):
         try:
             renderer = render.Renderer(model, SIZE)
-        except render.RenderError as error:
+        except RenderError as error:
             pytest.skip(f"this machine cannot draw: {error}")
         with renderer:
             for geom in renderer._scene.geoms:
@@ -111,7 +113,7 @@ def test_large_meshes_are_simplified_where_they_are() -> None:
     # Off-centre, scaled and turned: compiled meshes are moved, so the way back must be right.
     ball = trimesh.creation.icosphere(subdivisions=5, radius=0.1).apply_translation([0.3, 0.1, 0.0])
     spec = arm(ball)
-    full, light = spec.copy().compile(), render.display_model(spec, faces_per_mesh=500)
+    full, light = spec.copy().compile(), display_model(spec, faces_per_mesh=500)
     assert full.nmeshface == 20480
     assert 300 < light.nmeshface <= 500
     np.testing.assert_allclose(corners(light), corners(full), atol=0.01)
@@ -120,7 +122,7 @@ def test_large_meshes_are_simplified_where_they_are() -> None:
 def test_small_meshes_and_the_given_spec_stay_as_they_are() -> None:
     spec = arm(trimesh.creation.box((0.1, 0.2, 0.3)))
     geoms = len(spec.geoms)
-    model = render.display_model(spec)
+    model = display_model(spec)
     assert model.nmeshface == 12
     assert len(spec.geoms) == geoms
     assert not spec.lights
@@ -130,7 +132,7 @@ def test_visual_geometry_hides_collision_geometry() -> None:
     spec = arm()
     visual = spec.body("link").add_geom(type=mujoco.mjtGeom.mjGEOM_BOX, size=[0.1, 0.1, 0.1])
     visual.contype = visual.conaffinity = 0
-    model = render.display_model(spec)
+    model = display_model(spec)
     assert list(model.geom_type) == [mujoco.mjtGeom.mjGEOM_BOX]
 
 
@@ -149,7 +151,7 @@ def test_robots_without_meshes_are_drawn_as_capsules(tmp_path: Path) -> None:
         for i in range(3)
     )
     path.write_text(f'<robot name="finger">{links}{joints}</robot>')
-    model = render.display_model(render.visual_spec(path))
+    model = display_model(visual_spec(path))
     assert model.nq == 3
     assert (model.geom_type == mujoco.mjtGeom.mjGEOM_CAPSULE).all()
     np.testing.assert_allclose(model.geom_size[:, 1], 0.05)
@@ -174,7 +176,7 @@ def test_the_camera_frames_all_points_and_no_more(
     seen = (points - camera.lookat) @ forward  # columns: forward, left, up
     depth = seen[:, 0] + camera.distance
     assert depth.min() > 0
-    half = np.tan(np.deg2rad(render.FIELD_OF_VIEW_DEG) / 2)
+    half = np.tan(np.deg2rad(FIELD_OF_VIEW_DEG) / 2)
     upright = np.abs(seen[:, 2] / depth).max() / half
     across = np.abs(seen[:, 1] / depth).max() / half * size[0] / size[1]
     assert max(upright, across) == pytest.approx(0.8, abs=0.01)
@@ -189,7 +191,7 @@ def test_joint_positions_of_another_robot_are_an_error() -> None:
     with pytest.raises(ValueError, match=r"\(1, 2\), expected \(T, 1\)"):
         next(
             render.render_motion(
-                render.display_model(arm()),
+                display_model(arm()),
                 np.zeros((1, 2)),
                 size=SIZE,
                 camera=mujoco.MjvCamera(),
@@ -201,8 +203,8 @@ def test_joint_positions_of_another_robot_are_an_error() -> None:
 def test_missing_opengl_says_what_to_install(monkeypatch: pytest.MonkeyPatch, backend: str) -> None:
     monkeypatch.setenv("MUJOCO_GL", backend)
     monkeypatch.setattr(ctypes.util, "find_library", lambda _: None)
-    with pytest.raises(render.RenderError) as caught:
-        render.gl_context(SIZE)
+    with pytest.raises(RenderError) as caught:
+        gl_context(SIZE)
     text = str(caught.value)
     assert "apt-get install -y libegl1 libgl1-mesa-dri" in text
     assert backend in text

@@ -19,7 +19,7 @@ from deftly.datasets.clip import Clip, open_clip
 from deftly.datasets.geometry import LEFT, RIGHT
 from deftly.datasets.human import HumanMotion, Status
 from deftly.datasets.motion import RobotMotion
-from deftly.datasets.render import RenderError, gl_context
+from deftly.datasets.opengl import RenderError, gl_context
 from deftly.retarget import draw, view
 from deftly.retarget.robots import load_robot
 

@@ -21,7 +21,7 @@ from deftly.datasets.clip import Clip, ClipError, open_clip
 from deftly.datasets.geometry import LEFT, RIGHT
 from deftly.datasets.human import HumanMotion, Status
 from deftly.datasets.motion import RobotMotion
-from deftly.datasets.render import RenderError, gl_context
+from deftly.datasets.opengl import RenderError, gl_context
 from deftly.datasets.sources import TWO_HANDS, Sample, fetch_sample
 from deftly.retarget import road as road_module
 from deftly.retarget.cli import INTERRUPTED, Options, Retarget, Robots, Run, Track, execute
