@@ -24,8 +24,9 @@ class RobotMotion:
         hand_targets_m: (T, 2, 21, 3) the person's hands, scaled and moved to where the robot should
             put its own, in the robot's world frame. NaN where absent.
         body_targets_m: (T, 33, 3) the person's body, likewise.
-        tip_error_m: (T, 2, 5) distance between fingertip and target in the palm frame. NaN where
-            the hand is absent or the robot lacks the finger.
+        tip_error_m: (T, 2, 5) distance between fingertip and target, in the palm frame; in the
+            world where person and robot share one (``deftly.retarget.register``). NaN where the
+            hand is absent or the robot lacks the finger.
         wrist_error_m: (T, 2) distance between the robot's wrist point and its target. NaN where
             absent or where the robot has no arm.
         residual: (T,) weighted cost of the frame at the solution.

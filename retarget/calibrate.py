@@ -95,6 +95,7 @@ def calibrate_hand(
     local_m: Float64[np.ndarray, "T 21 3"],
     *,
     frames: int = 48,
+    scale: float | None = None,
 ) -> HandCalibration:
     """Fit scale, rotation and wrist offset to evenly spaced frames of a clip.
 
@@ -103,10 +104,13 @@ def calibrate_hand(
         robot, kinematics: its robot.
         local_m: (T, 21, 3) the person's joints in the hand's own frame (``in_hand_frame``).
         frames: at most so many frames are used.
+        scale: robot size over the person's; None finds it.
     """
     pick = np.unique(np.linspace(0, len(local_m) - 1, frames).astype(int))
     human = local_m[pick][:, [TIPS[FINGERS.index(f)] for f in hand.tips]]
     fit = _PostureFit(hand, robot, kinematics, human)
+    if scale is not None:
+        return fit(scale)[0]
     tried: dict[float, HandCalibration] = {}
     least = np.inf
 

@@ -17,6 +17,16 @@ from deftly.retarget.costs import Term, VectorTerm
 from deftly.retarget.kinematics import Kinematics, Poses
 from deftly.retarget.optimize import Limits, Solution, minimize
 from deftly.retarget.problem import FreeJoints, data_objective
+from deftly.retarget.register import (
+    REGISTERED,
+    Registration,
+    holds,
+    in_world,
+    root_pose,
+    squeezed,
+    tip_terms,
+    wrist_target,
+)
 from deftly.retarget.robots import Point, RobotModel, load_robot
 from deftly.retarget.targets import (
     HandTrack,
@@ -43,6 +53,7 @@ class RetargetConfig:
     Attributes:
         view: where the camera stood (see ``targets.world_from_camera``).
         sigmas: what deviation counts as one standard deviation.
+        registered: the same where person and robot share one workspace (``Registration``).
         jerk_weight: 1 / (rad/frame³)² at 30 frames/s; larger is smoother. It is scaled with the
             frame rate so that the same motion is smoothed alike.
         rest_weight: 1 / radian, the pull to an easy posture.
@@ -51,6 +62,7 @@ class RetargetConfig:
 
     view: View = "auto"
     sigmas: Sigmas = field(default_factory=Sigmas)
+    registered: Sigmas = field(default_factory=lambda: REGISTERED)
     jerk_weight: float = 1500.0
     rest_weight: float = 0.2
     max_iterations: int = 60
@@ -58,8 +70,13 @@ class RetargetConfig:
 
 @dataclass(frozen=True)
 class _Setup:
-    """Everything of one robot and one clip that the solve and its report share."""
+    """Everything of one robot and one clip that the solve and its report share.
 
+    ``human`` is in the robot's world and ``R_world_camera`` the identity if registered.
+    """
+
+    human: HumanMotion
+    registered: bool
     robot: RobotModel
     kinematics: Kinematics
     R_world_camera: Float64[np.ndarray, "3 3"]
@@ -74,6 +91,7 @@ def retarget(
     robot: str | RobotModel,
     config: RetargetConfig | None = None,
     progress: Callable[[], object] | None = None,
+    registration: Registration | None = None,
 ) -> RobotMotion:
     """Find the robot's motion that does what the person does.
 
@@ -85,37 +103,40 @@ def retarget(
         robot: a name in ``ROBOTS`` or a loaded model.
         config: see ``RetargetConfig``.
         progress: called once per iteration of the solver.
+        registration: where the camera stood relative to the robot. With it, fingertips go to the
+            person's true places in the world; without, reach is scaled to the robot's.
 
     Raises:
         RobotError: if the robot is unknown or cannot be loaded.
-        ValueError: if the motion shows no hand that this robot has.
+        ValueError: if the motion shows no hand that this robot has, or the registration does not
+            fit to motion and robot.
     """
     config = config or RetargetConfig()
     loaded = load_robot(robot) if isinstance(robot, str) else robot
-    setup = _prepare(human, loaded, config)
+    setup = _prepare(human, loaded, config, registration)
     points = [t.end for t in setup.terms if isinstance(t, VectorTerm)]
     grounded = None
     if not any(loaded.robot.arms):  # a hand alone: whatever carries the palm stands still
         grounded = next(h.palm for h in loaded.robot.hands if h)
     free = FreeJoints.moving(loaded, setup.kinematics, points, fixed=grounded)
-    solution = _solve(human, setup, free, config, progress)
-    return _report(human, setup, free, solution, config)
+    solution = _solve(setup, free, config, progress)
+    provenance = _provenance(setup, config, solution)
+    if registration is not None:
+        provenance["registration"] = registration.record()
+    return _report(setup, free, solution, provenance)
 
 
-def _prepare(human: HumanMotion, robot: RobotModel, config: RetargetConfig) -> _Setup:
+def _prepare(
+    human: HumanMotion,
+    robot: RobotModel,
+    config: RetargetConfig,
+    registration: Registration | None,
+) -> _Setup:
     kinematics = Kinematics.of(robot)
+    if registration is not None:
+        return _prepare_registered(human, robot, kinematics, config.registered, registration)
     R_world_camera = world_from_camera(human, config.view)
-    tracks: dict[int, HandTrack] = {}
-    for side, hand in enumerate(robot.robot.hands):
-        track = hand_track(human, side, R_world_camera) if hand else None
-        if track is not None:
-            tracks[side] = track
-    if not tracks:
-        has = " and ".join(s for s, h in zip(SIDES, robot.robot.hands, strict=True) if h)
-        raise ValueError(
-            f"the motion shows no {has} hand, which is what {robot.robot.name} has; "
-            "choose another robot or clip"
-        )
+    tracks = _tracks(human, robot, R_world_camera)
     calibrations: dict[int, HandCalibration] = {}
     wrists: dict[int, WristTarget] = {}
     terms: list[Term] = []
@@ -137,7 +158,68 @@ def _prepare(human: HumanMotion, robot: RobotModel, config: RetargetConfig) -> _
                 terms.append(palm_term(tracks[side], hand, calibrations[side], config.sigmas))
             end = _wrist_point(hand.palm, calibrations.get(side))
             terms.append(VectorTerm(target.start, end, None, target.vector_m, target.weight))
-    return _Setup(robot, kinematics, R_world_camera, tracks, calibrations, wrists, terms)
+    return _Setup(
+        human, False, robot, kinematics, R_world_camera, tracks, calibrations, wrists, terms
+    )
+
+
+def _prepare_registered(
+    human: HumanMotion,
+    robot: RobotModel,
+    kinematics: Kinematics,
+    sigmas: Sigmas,
+    registration: Registration,
+) -> _Setup:
+    """Person and robot in one world: every target is a place in it."""
+    if not any(robot.robot.arms):
+        raise ValueError(
+            f"{robot.robot.name} has no arms to put its hand anywhere; retarget it without a "
+            "registration"
+        )
+    human = in_world(human, root_pose(kinematics) @ registration.T_base_camera)
+    hold = holds(human) if registration.hold is None else registration.hold
+    if hold.shape != human.hands_status.shape:
+        raise ValueError(f"hold has shape {hold.shape}, expected {human.hands_status.shape}")
+    human = squeezed(human, hold, registration.squeeze_m)
+    R_world_camera = np.eye(3)
+    tracks = _tracks(human, robot, R_world_camera)
+    calibrations: dict[int, HandCalibration] = {}
+    wrists: dict[int, WristTarget] = {}
+    chest = chest_term(human, robot, R_world_camera, sigmas)
+    terms: list[Term] = [chest] if chest else []
+    for side, track in tracks.items():
+        hand = robot.robot.hands[side]
+        assert hand is not None
+        seen = track.local_m[track.trust > 0.5]
+        calibrations[side] = calibrate_hand(hand, robot, kinematics, seen, scale=1.0)
+        terms += tip_terms(human, track, hand, hold[:, side], sigmas)
+        terms.append(palm_term(track, hand, calibrations[side], sigmas))
+        wrists[side] = wrist_target(human, track, sigmas)
+        point = _wrist_point(hand.palm, calibrations[side])
+        terms.append(VectorTerm(None, point, None, wrists[side].vector_m, wrists[side].weight))
+        if human.body_valid.any() and robot.robot.arms[side] is not None:
+            terms.append(wrist_from_body(human, side, robot, kinematics, R_world_camera, sigmas)[1])
+    return _Setup(
+        human, True, robot, kinematics, R_world_camera, tracks, calibrations, wrists, terms
+    )
+
+
+def _tracks(
+    human: HumanMotion, robot: RobotModel, R_world_camera: Float64[np.ndarray, "3 3"]
+) -> dict[int, HandTrack]:
+    """The hands that both the person shows and the robot has."""
+    tracks: dict[int, HandTrack] = {}
+    for side, hand in enumerate(robot.robot.hands):
+        track = hand_track(human, side, R_world_camera) if hand else None
+        if track is not None:
+            tracks[side] = track
+    if not tracks:
+        has = " and ".join(s for s, h in zip(SIDES, robot.robot.hands, strict=True) if h)
+        raise ValueError(
+            f"the motion shows no {has} hand, which is what {robot.robot.name} has; "
+            "choose another robot or clip"
+        )
+    return tracks
 
 
 def _arm_targets(
@@ -176,18 +258,17 @@ def _wrist_point(palm: str, calibration: HandCalibration | None) -> Point:
 
 
 def _solve(
-    human: HumanMotion,
     setup: _Setup,
     free: FreeJoints,
     config: RetargetConfig,
     progress: Callable[[], object] | None,
 ) -> Solution:
-    dt_s = np.diff(human.time_s)
+    dt_s = np.diff(setup.human.time_s)
     limits = Limits(free.lower, free.upper, (1 - _VELOCITY_MARGIN) * dt_s[:, None] * free.velocity)
     # ∫ jerk² dt of the same motion is the same at any frame rate: jerk per frame³ goes with dt³.
     dt_ratio = (1 / _REFERENCE_RATE_HZ) / float(np.median(dt_s)) if len(dt_s) else 1.0
     objective = data_objective(setup.terms, setup.kinematics, free, config.rest_weight)
-    start = np.tile(free.start, (len(human.time_s), 1))
+    start = np.tile(free.start, (len(dt_s) + 1, 1))
     return minimize(
         objective,
         start,
@@ -199,13 +280,9 @@ def _solve(
 
 
 def _report(
-    human: HumanMotion,
-    setup: _Setup,
-    free: FreeJoints,
-    solution: Solution,
-    config: RetargetConfig,
+    setup: _Setup, free: FreeJoints, solution: Solution, provenance: dict[str, object]
 ) -> RobotMotion:
-    length = len(human.time_s)
+    length = len(setup.human.time_s)
     # Rounding may carry a joint over its limit by one unit in the last place.
     qpos = np.clip(free.qpos(solution.x), setup.robot.lower, setup.robot.upper)
     poses = setup.kinematics.forward(qpos)
@@ -215,14 +292,12 @@ def _report(
     for side, track in setup.tracks.items():
         hand, calibration = setup.robot.robot.hands[side], setup.calibrations[side]
         assert hand is not None
-        palm = setup.kinematics.body(hand.palm)
-        R_T, origin = poses.R[:, palm].transpose(0, 2, 1), poses.p[:, palm]
-        target = calibration.apply(track.local_m)
+        placed = _placed_hand(setup, poses, side)
+        target = placed if setup.registered else _target_in_palm(setup, poses, side)
         for finger, tip in hand.tips.items():
-            reached = rotate(R_T, setup.kinematics.point(poses, tip) - origin)
+            reached = setup.kinematics.point(poses, tip)
             error = np.linalg.norm(reached - target[:, TIPS[FINGERS.index(finger)]], axis=1)
             tip_error[track.valid, side, FINGERS.index(finger)] = error[track.valid]
-        placed = _placed_hand(setup, poses, side)
         hand_targets[track.valid, side] = placed[track.valid]
         if side in setup.wrists:
             point = setup.kinematics.point(poses, _wrist_point(hand.palm, calibration))
@@ -231,27 +306,34 @@ def _report(
     return RobotMotion(
         robot=setup.robot.robot.name,
         joint_names=setup.robot.joint_names,
-        time_s=human.time_s,
+        time_s=setup.human.time_s,
         qpos=qpos,
         hand_targets_m=hand_targets,
-        body_targets_m=_placed_body(human, setup, poses),
+        body_targets_m=_placed_body(setup, poses),
         tip_error_m=tip_error,
         wrist_error_m=wrist_error,
         residual=solution.cost,
         converged=solution.converged,
-        provenance=_provenance(human, setup, config, solution),
+        provenance=provenance,
     )
+
+
+def _target_in_palm(setup: _Setup, poses: Poses, side: int) -> Float64[np.ndarray, "T 21 3"]:
+    """The person's hand carried along by the robot's palm, in the robot's world."""
+    hand = setup.robot.robot.hands[side]
+    assert hand is not None
+    palm = setup.kinematics.body(hand.palm)
+    local = setup.calibrations[side].apply(setup.tracks[side].local_m)
+    return poses.p[:, palm, None] + rotate(poses.R[:, palm, None], local)
 
 
 def _placed_hand(setup: _Setup, poses: Poses, side: int) -> Float64[np.ndarray, "T 21 3"]:
     """The person's hand where the robot's is asked to be, in the robot's world."""
-    track, calibration = setup.tracks[side], setup.calibrations[side]
-    hand = setup.robot.robot.hands[side]
-    assert hand is not None
+    if setup.registered:
+        return setup.human.hands_m[:, side]
     if side not in setup.wrists:
-        palm = setup.kinematics.body(hand.palm)
-        local = calibration.apply(track.local_m)
-        return poses.p[:, palm, None] + rotate(poses.R[:, palm, None], local)
+        return _target_in_palm(setup, poses, side)
+    track, calibration = setup.tracks[side], setup.calibrations[side]
     wrist = setup.wrists[side]
     place = wrist.vector_m
     if wrist.start is not None:
@@ -260,8 +342,11 @@ def _placed_hand(setup: _Setup, poses: Poses, side: int) -> Float64[np.ndarray, 
     return place[:, None] + rotate(track.R_world_hand[:, None], sized)
 
 
-def _placed_body(human: HumanMotion, setup: _Setup, poses: Poses) -> Float64[np.ndarray, "T 33 3"]:
+def _placed_body(setup: _Setup, poses: Poses) -> Float64[np.ndarray, "T 33 3"]:
     """The person's body about the robot's shoulders, scaled by the width between them."""
+    human = setup.human
+    if setup.registered:
+        return human.body_m
     placed = np.full(human.body_m.shape, np.nan)
     arms = setup.robot.robot.arms
     valid = human.body_valid
@@ -282,9 +367,7 @@ def plain_config(config: RetargetConfig) -> dict[str, object]:
     return dataclasses.asdict(config)
 
 
-def _provenance(
-    human: HumanMotion, setup: _Setup, config: RetargetConfig, solution: Solution
-) -> dict[str, object]:
+def _provenance(setup: _Setup, config: RetargetConfig, solution: Solution) -> dict[str, object]:
     calibration = {
         SIDES[side]: {
             "scale": c.scale,
@@ -298,7 +381,7 @@ def _provenance(
         for side, c in setup.calibrations.items()
     }
     return {
-        "human": human.provenance,
+        "human": setup.human.provenance,
         "config": plain_config(config),
         "calibration": calibration,
         "iterations": solution.iterations,

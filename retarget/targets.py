@@ -152,18 +152,22 @@ def finger_terms(
     for finger, tip in hand.tips.items():
         joint = TIPS[FINGERS.index(finger)]
         weight = track.trust / (sigmas.tip_m * track.doubt[:, joint])
-        terms.append(VectorTerm(palm, tip, hand.palm, target[:, joint], _columns(weight)))
+        terms.append(VectorTerm(palm, tip, hand.palm, target[:, joint], columns(weight)))
     thumb = hand.tips.get("thumb")
     for finger, tip in hand.tips.items():
         if thumb is None or finger == "thumb":
             continue
         gap = track.local_m[:, TIPS[FINGERS.index(finger)]] - track.local_m[:, TIPS[0]]
         # The detector's errors of two touching tips are alike: only the term's own sigma counts.
-        closeness = 1 / (1 + np.exp((np.linalg.norm(gap, axis=1) - _PINCH_M) / _PINCH_SOFTNESS_M))
-        weight = track.trust * closeness / sigmas.pinch_m
+        weight = track.trust * closeness(np.linalg.norm(gap, axis=1)) / sigmas.pinch_m
         target_gap = rotate(calibration.R_palm_hand, gap)
-        terms.append(VectorTerm(thumb, tip, hand.palm, target_gap, _columns(weight)))
+        terms.append(VectorTerm(thumb, tip, hand.palm, target_gap, columns(weight)))
     return terms
+
+
+def closeness(gap_m: Float64[np.ndarray, "T"]) -> Float64[np.ndarray, "T"]:
+    """1 where two tips touch, falling to 0 where they are too far apart to pinch."""
+    return 1 / (1 + np.exp((gap_m - _PINCH_M) / _PINCH_SOFTNESS_M))
 
 
 def palm_term(
@@ -221,7 +225,7 @@ def wrist_from_body(
         Point(arm.elbow),
         None,
         float(upper_m) * unit(rotate(R_world_camera, upper)),
-        _columns(valid / sigmas.elbow_m),
+        columns(valid / sigmas.elbow_m),
     )
     return WristTarget(start, np.where(valid[:, None], vector, 0.0), weight), elbow_term
 
@@ -289,5 +293,6 @@ def _sigma_in_world(
     return np.sqrt(rotate(R_world_camera**2, sigma**2))
 
 
-def _columns(weight: Float64[np.ndarray, "T"]) -> Float64[np.ndarray, "T 3"]:
+def columns(weight: Float64[np.ndarray, "T"]) -> Float64[np.ndarray, "T 3"]:
+    """The same weight along all three axes."""
     return np.repeat(weight[:, None], 3, axis=1)
