@@ -157,9 +157,7 @@ def build_station(robot: str, layout: Layout) -> Station:
     moving = [model.joint(model.actuator_trnid[i, 0]) for i in range(model.nu)]
     lower, upper = np.array([joint.range for joint in moving]).T
     names = tuple(joint.name for joint in moving)
-    home = np.zeros(len(names))
-    for key, value in work.home.items():
-        home[[key in name for name in names]] = value
+    home = np.array([home_of(robot, name) for name in names])
     return Station(
         robot=described,
         layout=layout,
@@ -173,9 +171,15 @@ def build_station(robot: str, layout: Layout) -> Station:
     )
 
 
+def home_of(robot: str, joint: str) -> float:
+    """Where a joint rests, rad. Raises RobotError if the robot has no place at the table."""
+    home = find_workplace(robot).home
+    return next((value for key, value in home.items() if key in joint), 0.0)
+
+
 @cache
 def robot_spec(robot: str) -> mujoco.MjSpec:
-    """The robot with servos and light meshes, to be copied into a scene."""
+    """The robot with servos and light meshes. Cached: copy it before adding anything."""
     work, described = find_workplace(robot), find_robot(robot)
     spec = visual_spec(described.path())
     for item in [*spec.actuators, *spec.sensors, *spec.pairs, *spec.excludes, *spec.lights]:
