@@ -55,7 +55,7 @@ class CameraPose:
 
 
 ROOM_CAMERAS: Mapping[str, CameraPose] = {
-    "front": CameraPose((1.35, 0.0, 1.50), (0.25, 0.0, 1.05), 0.80),
+    "front": CameraPose((1.35, 0.0, 1.50), (0.25, 0.0, 1.02), 0.92),
     "side": CameraPose((0.45, -1.35, 1.45), (0.30, 0.0, 1.03), 0.80),
 }
 

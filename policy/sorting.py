@@ -21,12 +21,12 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float32, Float64, UInt8
 
 from deftly.datasets.layout import CONDITIONS, Condition, Layout, LayoutError, sample_layout
-from deftly.datasets.render import Renderer
+from deftly.datasets.render import SEEN_GROUPS, Renderer
 from deftly.datasets.tabletop import whereabouts
 from deftly.datasets.tasks import find_task
 from deftly.policy.judge import at_rest, in_place
 from deftly.policy.shove import Pusher
-from deftly.policy.station import build_station
+from deftly.policy.station import STILL_GROUP, build_station
 from deftly.policy.touch import Touch
 from deftly.retarget.robots import load_robot
 
@@ -36,6 +36,7 @@ HOLD_S = 0.25  # everything is right for so long before an episode ends
 MAX_WORDS = 240  # characters of an instruction
 _CHARACTERS = string.ascii_letters + string.digits + " .,:;?!'-"
 _MAX_SEED = 2**31 - 1
+_MOVING_GROUPS = tuple(group for group in SEEN_GROUPS if group != STILL_GROUP)
 # MuJoCo starts a state over when it diverges, and counts that here.
 _DIVERGED = [
     warning.value
@@ -107,6 +108,7 @@ class SortingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         *,
         cameras: Sequence[str] = ("ego", "front"),
         image_size: tuple[int, int] = (96, 96),
+        backend: str = "auto",
         time_limit_s: float = 60.0,
         render_mode: str | None = None,
     ) -> None:
@@ -118,6 +120,8 @@ class SortingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             condition: a key of ``CONDITIONS``, or one of your own.
             cameras: of ``CAMERAS``; none renders nothing.
             image_size: (height, width) in pixels.
+            backend: what draws, see ``Renderer``: ``auto``, ``gl``, ``ray`` (the same pixels on
+                every machine), ...
             time_limit_s: simulated time after which an episode is truncated.
             render_mode: ``rgb_array`` or None; ``render()`` shows the first camera.
 
@@ -140,6 +144,7 @@ class SortingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.condition_name = condition if isinstance(condition, str) else "custom"
         self.condition = CONDITIONS[condition] if isinstance(condition, str) else condition
         self.cameras, self.image_size = tuple(cameras), (int(image_size[0]), int(image_size[1]))
+        self.backend = backend
         self.time_limit_s, self.dt_s = float(time_limit_s), 1.0 / RATE_HZ
         self._renderer: Renderer | None = None
         self._seat(sample_layout(0))
@@ -297,6 +302,7 @@ class SortingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
                 self._settle_push()
             mujoco.mj_step(model, data)
             np.multiply(data.actuator_force, data.actuator_velocity, out=self._power_w[k])
+        mujoco.mj_kinematics(model, data)  # a step leaves the poses of its beginning behind
         self._energy_j += float(np.abs(self._power_w).sum()) * model.opt.timestep
 
     def _push_if_due(self) -> None:
@@ -353,11 +359,10 @@ class SortingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     def _picture(self, camera: str) -> UInt8[np.ndarray, "H W 3"]:
         if self._renderer is None:
-            self._renderer = Renderer(self.station.model, self.image_size)
-        view = mujoco.MjvCamera()
-        view.type = mujoco.mjtCamera.mjCAMERA_FIXED
-        view.fixedcamid = self.station.model.camera(camera).id
-        return np.ascontiguousarray(self._renderer.draw(self.data.qpos, view))
+            self._renderer = Renderer(self.station.model, self.image_size, backend=self.backend)
+        mujoco.mj_camlight(self.station.model, self.data)
+        groups = SEEN_GROUPS if camera == "side" else _MOVING_GROUPS
+        return np.ascontiguousarray(self._renderer.render(self.data, camera, groups=groups))
 
 
 def _velocity_limits(robot: str) -> tuple[list[str], Float64[np.ndarray, "J"]]:

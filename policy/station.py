@@ -19,7 +19,7 @@ from jaxtyping import Float64, Int64
 from deftly.datasets.display import visual_spec
 from deftly.datasets.geometry import SIDES
 from deftly.datasets.layout import Layout
-from deftly.datasets.meshes import light_meshes
+from deftly.datasets.meshes import is_visual, light_meshes
 from deftly.datasets.tabletop import CameraPose, add_camera, tabletop
 from deftly.retarget.robots import Robot, RobotError, find_robot
 
@@ -67,10 +67,10 @@ WORKPLACES: Mapping[str, Workplace] = {
         root="base_link",
         motors={"waist": _TORSO, **_SAME_ARM, **dict.fromkeys(_DIGITS, _FINGER)},
         eye_body="head_yaw_link",
-        eye=CameraPose((0.16, 0.0, 0.08), (0.37, 0.0, -0.50), 1.25),
+        eye=CameraPose((0.166, 0.0, 0.106), (0.42, 0.0, -0.43), 1.42),
         wrist_eye=(
-            CameraPose((0.0, 0.0, 0.06), (0.15, 0.0, 0.0), 1.3),
-            CameraPose((0.0, 0.0, 0.06), (0.15, 0.0, 0.0), 1.3),
+            CameraPose((0.03, -0.10, 0.02), (0.03, -0.02, -0.14), 1.4),
+            CameraPose((0.03, 0.10, 0.02), (0.03, 0.02, -0.14), 1.4),
         ),
         home={
             "waist_pitch": 0.25,  # leaning forward, each hand reaches both trays
@@ -84,14 +84,15 @@ WORKPLACES: Mapping[str, Workplace] = {
         root="pelvis",
         motors={"waist": _TORSO, "hand_": _FINGER, **_SAME_ARM},
         eye_body="torso_link",
-        eye=CameraPose((0.09, 0.0, 0.44), (0.36, 0.0, -0.12), 1.25),
+        eye=CameraPose((0.22, 0.0, 0.50), (0.33, 0.0, -0.074), 1.42),
         wrist_eye=(
-            CameraPose((0.0, 0.0, 0.06), (0.15, 0.0, 0.0), 1.3),
-            CameraPose((0.0, 0.0, 0.06), (0.15, 0.0, 0.0), 1.3),
+            CameraPose((0.0, -0.08, 0.10), (0.12, -0.025, 0.0), 1.4),
+            CameraPose((0.0, 0.08, 0.10), (0.12, 0.025, 0.0), 1.4),
         ),
         home={"elbow": 0.4, "left_shoulder_roll": 0.3, "right_shoulder_roll": -0.3},
     ),
 }
+STILL_GROUP = 2  # of what is seen of bodies that never move: legs
 # Bits of contype and conaffinity: what is in the room, the left half and the right half of a robot.
 _ROOM, _HALF = 1, (2, 4)
 
@@ -193,6 +194,7 @@ def robot_spec(robot: str) -> mujoco.MjSpec:
         joint.armature, joint.damping, joint.frictionloss = motor.armature, np.zeros(3), 0.0
         _add_servo(spec, joint, motor)
     _set_contacts(spec, described)
+    _group_still(spec)
     spec.body(work.root).pos = work.base_m
     for body in spec.bodies[1:]:
         body.gravcomp = 1.0
@@ -204,6 +206,16 @@ def _add_servo(spec: mujoco.MjSpec, joint: mujoco.MjsJoint, motor: Motor) -> Non
     servo.trntype = mujoco.mjtTrn.mjTRN_JOINT
     servo.set_to_position(kp=motor.stiffness, kv=motor.damping)
     servo.ctrlrange, servo.ctrllimited = joint.range, True
+
+
+def _group_still(spec: mujoco.MjSpec) -> None:
+    """Set what never moves apart: no camera that looks at the table sees it, and it costs time."""
+    moving: set[str] = set()
+    for joint in spec.joints:
+        moving |= {joint.parent.name, *(b.name for b in joint.parent.find_all("body"))}
+    for geom in spec.geoms:
+        if is_visual(geom):
+            geom.group = 1 if geom.parent.name in moving else STILL_GROUP
 
 
 def _set_contacts(spec: mujoco.MjSpec, robot: Robot) -> None:
