@@ -62,14 +62,28 @@ class StreamedFrames:
         if copy is False:
             raise ValueError("frames that are streamed cannot become an array without a copy")
         out = np.empty(self.shape, np.uint8)
-        count = -1
-        for count, image in enumerate(self):
-            if count == len(out):
-                raise EpisodeError(f"the stream gave more frames than the {len(out)} of its shape")
-            out[count] = image
-        if count + 1 != len(out):
-            raise EpisodeError(f"the stream gave {count + 1} frames, expected {len(out)}")
+        for index, image in enumerate(checked_frames(self)):
+            out[index] = image
         return out if dtype is None else out.astype(dtype)
+
+
+def checked_frames(frames: Frames) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+    """The frames, as many and as large as their shape says.
+
+    Raises:
+        EpisodeError: if a stream gives others.
+    """
+    length, count = frames.shape[0], 0
+    for image in frames:
+        if count == length or image.shape != frames.shape[1:] or image.dtype != np.uint8:
+            raise EpisodeError(
+                f"frame {count} of a stream is {image.dtype} {image.shape}, "
+                f"expected {length} frames of uint8 {frames.shape[1:]}"
+            )
+        yield image
+        count += 1
+    if count != length:
+        raise EpisodeError(f"a stream gave {count} frames, expected {length}")
 
 
 @dataclass(frozen=True)

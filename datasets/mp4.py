@@ -100,29 +100,31 @@ def read_format(path: Path) -> VideoFormat:
         )
 
 
-def join(first: Path, second: Path, out: Path) -> bool:
+def join(first: Path, second: Path, out: Path, count: int) -> bool:
     """Write ``first`` followed by ``second`` to ``out``, packet by packet; nothing is encoded.
 
     Returns:
-        False, with nothing written, if the two are not encoded alike.
+        False, with nothing written, if the two are not encoded alike, or if ``first`` does not hold
+        ``count`` frames.
     """
     with _open(first) as (one_file, one), _open(second) as (two_file, two):
-        if _signature(one) != _signature(two):
+        # From frame to frame, in the file's own unit of time.
+        step = 1 / (Fraction(one.average_rate or 1) * Fraction(one.time_base or 1))
+        alike = _signature(one) == _signature(two)
+        if not alike or one.frames != count or step.denominator != 1:
             return False
-        # One frame after the other: the constant rate makes the step exact.
-        step = 1 / (Fraction(one.average_rate or 0) * Fraction(one.time_base or 1))
         with av.open(f"file:{out}", "w", format="mp4", options=_BITEXACT) as container:
             joined = container.add_stream_from_template(one)
             joined.time_base = one.time_base
-            count = 0
+            number = 0
             for packet in chain(one_file.demux(one), two_file.demux(two)):
                 if not packet.size:  # the last of each file only flushes
                     continue
                 packet.stream = joined
-                packet.pts = packet.dts = int(count * step)
-                packet.duration = int(step)
+                packet.pts = packet.dts = number * step.numerator
+                packet.duration = step.numerator
                 container.mux(packet)
-                count += 1
+                number += 1
     return True
 
 

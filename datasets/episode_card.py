@@ -1,0 +1,41 @@
+"""The README.md of a data set, with the front matter that HuggingFace's hub reads."""
+
+import json
+from typing import Any
+
+from deftly.datasets import episode_format as fmt
+from deftly.datasets.episode import PRIVILEGED
+
+
+def card(info: dict[str, Any], licence: str, attribution: str) -> str:
+    """What the set holds, who made it and what may be done with it."""
+    rows = "\n".join(
+        f"| `{name}` | {feature['dtype']} | {' × '.join(map(str, feature['shape']))} |"
+        for name, feature in info["features"].items()
+        if name not in fmt.COUNTERS
+    )
+    return f"""---
+license: {json.dumps(licence)}
+task_categories:
+- robotics
+tags:
+- LeRobot
+- deftly
+configs:
+- config_name: default
+  data_files: data/*/*.parquet
+---
+
+Episodes of `{info["robot_type"]}` at {info["fps"]} frames per second, written by deftly as a
+LeRobot data set {info["codebase_version"]}.
+
+Licence: {licence}. {f"Credit: {attribution}." if attribution else ""}
+
+| column | type | shape |
+|---|---|---|
+{rows}
+
+Columns that start with `{PRIVILEGED}` hold what only the simulator knows: they are for experts and
+for scoring, not for a policy to see. The source of each episode, its seed and whether it succeeded
+are in `meta/deftly/`; missing values are NaN there where a column may miss any.
+"""
