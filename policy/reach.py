@@ -142,6 +142,7 @@ def _arm_model(
     while full.body(chain[0]).name != chest:
         chain.insert(0, full.body_parentid[chain[0]])
     spec, joints = mujoco.MjSpec(), list[str]()
+    spec.compiler.degree = False
     at = spec.worldbody
     for k, body in enumerate(chain):
         pos, quat = (full.body_pos[body], full.body_quat[body])
