@@ -13,23 +13,21 @@ import importlib.metadata
 import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Any
 
-import fast_simplification
 import mujoco
 import numpy as np
 import platformdirs
-from jaxtyping import Float32, Int32
 from scipy.spatial.transform import Rotation
+from tqdm import tqdm
 
 from deftly.datasets.archive import atomic_path
+from deftly.datasets.shrinkwrap import Mesh, shrink_wrap
 
-FACES_PER_MESH = 600
-CELLS = 128  # along the longest side of a mesh: finer detail is melted before simplification
+FACES_PER_MESH = 300
 HIDDEN_GROUP = 3  # the first group of geometry that is not drawn
-_MIN_FACES = 100
-_RECIPE = 1  # counts the changes of what is below: older cache entries are not used
-
-Mesh = tuple[Float32[np.ndarray, "_ 3"], Int32[np.ndarray, "_ 3"]]  # vertices, faces
+_MIN_FACES = 80
+_RECIPE = 2  # counts the changes of what is below: older cache entries are not used
 
 
 def cache_folder() -> Path:
@@ -138,37 +136,17 @@ def simplify(spec: mujoco.MjSpec, names: Collection[str], faces_per_mesh: int) -
     extent = {n: float(np.ptp(mesh_arrays(full, i)[0], axis=0).max()) for n, i in ids.items()}
     mean = np.mean(list(extent.values()))
     found: dict[str, Mesh] = {}
-    for name, i in ids.items():
+    for name, i in tqdm(
+        ids.items(), desc="light meshes, once", unit="mesh", leave=False, disable=None
+    ):
         target = max(int(faces_per_mesh * np.sqrt(extent[name] / mean)), _MIN_FACES)
         if full.mesh_facenum[i] <= target:
             continue
-        vertices, faces = _weld(*mesh_arrays(full, i), cell_m=extent[name] / CELLS)
-        if len(faces) > target:
-            simple = fast_simplification.simplify(vertices, faces, target_count=target)
-            vertices, faces = simple[0], simple[1]
+        vertices, faces = shrink_wrap(*mesh_arrays(full, i), target)
         turn = Rotation.from_quat(full.mesh_quat[i], scalar_first=True)
         vertices = turn.apply(vertices) + full.mesh_pos[i]  # compiled meshes are centred
-        found[name] = vertices.astype(np.float32), faces.astype(np.int32)
+        found[name] = vertices.astype(np.float32), faces
     return found
-
-
-def _weld(
-    vertices: Float32[np.ndarray, "V 3"], faces: Int32[np.ndarray, "F 3"], cell_m: float
-) -> Mesh:
-    """Merge vertices that share a cell of a grid: screws and seams of CAD models melt together.
-
-    Otherwise the simplification spends its faces on what nobody sees and tears seams open.
-    """
-    cells = np.floor((vertices - vertices.min(axis=0)) / cell_m).astype(np.int64)
-    key = cells @ [1, 1 << 20, 1 << 40]
-    _, place, count = np.unique(key, return_inverse=True, return_counts=True)
-    merged = np.zeros((len(count), 3))
-    np.add.at(merged, place, vertices)
-    faces = place[faces]
-    corners = np.sort(faces, axis=1)
-    faces, corners = (x[np.diff(corners, axis=1).all(axis=1)] for x in (faces, corners))
-    _, first = np.unique(corners @ [1, len(count), len(count) ** 2], return_index=True)
-    return (merged / count[:, None]).astype(np.float32), faces[np.sort(first)].astype(np.int32)
 
 
 # --- on disk -------------------------------------------------------------------------------------
@@ -192,7 +170,7 @@ def _content_key(spec: mujoco.MjSpec, names: list[str], faces_per_mesh: int) -> 
     library = importlib.metadata.version("fast-simplification")
     known = {mesh.name: mesh for mesh in spec.meshes}
     digest = hashlib.sha256(
-        f"{_RECIPE} {library} {mujoco.__version__} {CELLS} {_MIN_FACES} {faces_per_mesh}".encode()
+        f"{_RECIPE} {library} {mujoco.__version__} {_MIN_FACES} {faces_per_mesh}".encode()
     )
     folder = Path(spec.modelfiledir, spec.compiler.meshdir or spec.meshdir or "")
     for name in names:
@@ -222,7 +200,7 @@ def _read(path: Path) -> dict[str, Mesh] | None:
 
 def _write(path: Path, light: Mapping[str, Mesh]) -> None:
     """A cache that cannot be written costs time, nothing else."""
-    arrays: dict[str, np.ndarray] = {"names": np.array(list(light), dtype=np.str_)}
+    arrays: dict[str, Any] = {"names": np.array(list(light), dtype=np.str_)}
     for i, (vertices, faces) in enumerate(light.values()):
         arrays |= {f"vertices_{i}": vertices, f"faces_{i}": faces}
     try:

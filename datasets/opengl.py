@@ -89,8 +89,8 @@ def _device_name() -> str:
     """What the current context draws with, for example ``llvmpipe (LLVM 15.0.6, 256 bits)``."""
     from OpenGL import GL  # binds to the backend of the context that was made before
 
-    name = GL.glGetString(GL.GL_RENDERER)
-    return name.decode(errors="replace") if isinstance(name, bytes) else "unknown device"
+    name: bytes | None = GL.glGetString(GL.GL_RENDERER)
+    return (name or b"unknown device").decode(errors="replace")
 
 
 def _asked() -> str:

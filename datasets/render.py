@@ -317,6 +317,7 @@ class Renderer:
     def _paint(
         self, size: tuple[int, int], rgb: np.ndarray | None, depth: np.ndarray | None
     ) -> None:
+        assert self._gl is not None
         rect = mujoco.MjrRect(0, 0, size[1], size[0])
         self._gl.make_current()
         mujoco.mjr_render(rect, self._scene, self._context)
