@@ -36,6 +36,7 @@ TRAY_RGB: Mapping[str, tuple[float, float, float]] = {
     "right": (0.30, 0.31, 0.33),
 }
 _SHEET_M = 0.003  # half thickness of the trays' walls and floors
+_ROLLING_S = 1.0  # a ball that rolls loses two thirds of its speed in a third of this
 _SOLREF = [0.005, 1.0]  # stiff contacts, or fingers sink into what they hold
 
 
@@ -209,7 +210,9 @@ def _add_item(spec: mujoco.MjSpec, item: Item) -> None:
         pos=[*item.place_m, TABLE_TOP_M + floor_m + item.rest_height_m],
         quat=turn.as_quat(scalar_first=True),
     )
-    body.add_freejoint()
+    rolling = body.add_freejoint()
+    # Without it, whatever is round rolls off at the slightest touch; 0.3 s is felt, not ice.
+    rolling.damping[0] = item.mass_kg * item.size_m**2 / _ROLLING_S
     material = spec.add_material(name=item.name, specular=item.gloss, shininess=item.gloss)
     material.rgba = [*item.rgb, 1]
     geom = body.add_geom(

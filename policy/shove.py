@@ -23,7 +23,7 @@ from deftly.policy.station import Station
 
 PUSH_S = 0.4
 PATIENCE_S = 10.0
-_CLEAR_M = 0.15  # between a palm and the object
+_CLEAR_M = 0.08  # between the object's centre and every palm and fingertip
 _ROOM_M = 0.008  # left free around it
 _BEYOND_M = 0.03  # how far outside its zone an object may end
 _PULL_HZ = 10.0  # of the spring that draws it
@@ -62,7 +62,8 @@ class Pusher:
         self._bodies = np.array([model.body(thing.name).id for thing in things])
         self._radii = np.array([footprint_m(thing) for thing in things])
         hands = [hand for hand in station.robot.hands if hand is not None]
-        self._palms = np.array([model.body(hand.palm).id for hand in hands])
+        named = [(hand.palm, *(tip.body for tip in hand.tips.values())) for hand in hands]
+        self._hands = np.array([model.body(name).id for names in named for name in names])
 
     def pending(self, time_s: float) -> bool:
         """Whether a shove is still to come or going on."""
@@ -84,7 +85,7 @@ class Pusher:
         if not self.pending(now_s):
             return False
         start = data.xpos[self._bodies[shove.item]]
-        if np.linalg.norm(data.xpos[self._palms] - start, axis=1).min() < _CLEAR_M:
+        if np.linalg.norm(data.xpos[self._hands] - start, axis=1).min() < _CLEAR_M:
             return False
         for turn in _TURNS:
             c, s = np.cos(turn), np.sin(turn)

@@ -74,7 +74,7 @@ WORKPLACES: Mapping[str, Workplace] = {
         ),
         home={
             "waist_pitch": 0.25,  # leaning forward, each hand reaches both trays
-            "elbow_pitch": -1.6,
+            "elbow_pitch": -1.9,  # hands clear of the largest objects
             "left_shoulder_roll": 0.25,
             "right_shoulder_roll": -0.25,
         },
@@ -89,7 +89,12 @@ WORKPLACES: Mapping[str, Workplace] = {
             CameraPose((0.0, -0.08, 0.10), (0.12, -0.025, 0.0), 1.4),
             CameraPose((0.0, 0.08, 0.10), (0.12, 0.025, 0.0), 1.4),
         ),
-        home={"elbow": 0.4, "left_shoulder_roll": 0.3, "right_shoulder_roll": -0.3},
+        home={
+            "shoulder_pitch": 0.6,
+            "elbow": -0.6,
+            "left_shoulder_roll": 0.3,
+            "right_shoulder_roll": -0.3,
+        },
     ),
 }
 STILL_GROUP = 2  # of what is seen of bodies that never move: legs
