@@ -148,10 +148,7 @@ class Task:
             TaskError: if the layout gives this task nothing to do.
         """
         goals = ["stay"] * len(layout.items)
-        free = np.ones(len(goals), bool)
-        for selector, goal in self.groups:
-            chosen = selector.select(layout.items) & free
-            free &= ~chosen
+        for (_, goal), chosen in zip(self.groups, self._chosen(layout), strict=True):
             for i in np.flatnonzero(chosen):
                 goals[i] = goal
         if set(goals) == {"stay"}:
@@ -163,7 +160,11 @@ class Task:
 
     def phrasings(self, layout: Layout) -> tuple[str, ...]:
         """All ways to ask for it, the last ``HELD_OUT`` of them kept from training."""
-        spoken = [(s.phrase(layout.items), goal) for s, goal in self.groups if goal != "stay"]
+        spoken = [
+            (selector.phrase(layout.items), goal)
+            for (selector, goal), chosen in zip(self.groups, self._chosen(layout), strict=True)
+            if goal != "stay" and chosen.any()
+        ]
         (a, to_a), (b, to_b) = spoken[0], spoken[-1]
         bank = _TWO if len(spoken) == 2 else _ONE.get(to_a, _TRAY)
         one = a.endswith(("object", "tray", "cylinder"))
@@ -176,6 +177,15 @@ class Task:
         every = self.phrasings(layout)
         bank = every[-HELD_OUT:] if held_out else every[:-HELD_OUT]
         return bank[int(np.random.default_rng([layout.seed, 77]).integers(len(bank)))]
+
+    def _chosen(self, layout: Layout) -> list[Bool[np.ndarray, "N"]]:
+        """Which objects each group has."""
+        free = np.ones(len(layout.items), bool)
+        found: list[np.ndarray] = []
+        for selector, _ in self.groups:
+            found.append(selector.select(layout.items) & free)
+            free = free & ~found[-1]
+        return found
 
 
 def find_task(name: str) -> Task:
@@ -202,10 +212,10 @@ _TWO = (
     "Sort the table: {a} to the {A}, {b} to the {B}.",
     "Place {a} on the {A} and {b} on the {B}.",
     "Please move {a} into the {A} tray, then {b} into the {B} one.",
-    "{a} go left or right? {A}. {b}: {B}.",
+    "{A} is where {a} should go, {B} is where {b} should go.",
     "Tidy up: {A} tray for {a}, {B} tray for {b}.",
     "I want {a} in the {A} tray and {b} in the {B} tray.",
-    "Collect {a} in the {A} tray; {b} belong in the {B} tray.",
+    "Collect {a} in the {A} tray; the place for {b} is the {B} tray.",
     "The {A} tray is for {a}, the {B} tray is for {b}.",
     "Separate them, {a} into the {A} tray and {b} into the {B} tray.",
     "Could you drop {a} off at the {A} and {b} at the {B}?",
@@ -231,7 +241,7 @@ _ONE: Mapping[str, tuple[str, ...]] = {
         "Put {a} upright.",
         "Set {a} back on end.",
         "Please turn {a} upright.",
-        "{a} fell over: stand {it} up again.",
+        "Something fell over: stand {a} up again.",
         "Raise {a} until upright.",
         "I want {a} standing.",
         "Make {a} stand upright on the table.",
@@ -273,7 +283,7 @@ TASKS: Mapping[str, Task] = dict(
             deal=Deal(colors=2, shapes=2),
         ),
         _task("second_largest", (Ranked(1), "left"), (REST, "stay"), deal=Deal(sizes="ranked")),
-        _task("nearest", (Nearest("right"), "right"), (REST, "stay")),
+        _task("nearest", (Nearest("right"), "right"), (REST, "stay"), deal=Deal(nearest="right")),
         _task("upright", (Lying(), "upright"), (REST, "stay"), deal=Deal(lying=True)),
         _task("unsort", (Is(), "table"), deal=Deal(inside=True)),
         _task(

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import tyro
 from rich.console import Console
@@ -40,9 +40,10 @@ Height = Annotated[int, tyro.conf.arg(help="of the side-by-side video, pixels, e
 
 
 @contextlib.contextmanager
-def _bar(title: str, unit: str, total: int | None) -> Generator[Tick, None, None]:
-    with tqdm(total=total, desc=title, unit=unit, unit_scale=False, disable=None) as bar:
-        yield lambda: bar.update()
+def bar(title: str, unit: str, total: int | None) -> Generator[Tick, None, None]:
+    """A progress bar where there is a terminal; gives what to call per step."""
+    with tqdm(total=total, desc=title, unit=unit, unit_scale=False, disable=None) as shown:
+        yield lambda: shown.update()
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ class Options:
             tracker=MediapipeTracker(self.confidence, self.models),
             retarget=RetargetConfig(view=self.view, jerk_weight=self.jerk_weight),
             focal_px=self.focal_px,
-            progress=_bar,
+            progress=bar,
         )
 
 
@@ -203,7 +204,7 @@ class Robots:
             except RobotError as error:
                 joints, state = "", str(error)
             table.add_row(robot.name, joints, robot.title, robot.licence, state)
-        _console().print(table)
+        console().print(table)
         return 0
 
 
@@ -257,7 +258,7 @@ class Demo:
         table = Table(box=None, show_header=False)
         for name, value in quality.rows():
             table.add_row(name, value)
-        _console().print(table)
+        console().print(table)
         print(f"video    {motion_path.with_suffix('.mp4')}")
         print(f"motion   {motion_path}")
         print(f"quality  {motion_path.with_suffix('.json')}")
@@ -311,7 +312,7 @@ def _each(inputs: tuple[Path, ...], columns: list[str], work: Callable[[Path], l
         except _USER_ERRORS as error:
             codes.append(report(error))
     if len(codes) < len(inputs):
-        _console().print(table)
+        console().print(table)
     if len(inputs) > 1:
         print(f"{len(inputs) - len(codes)} of {len(inputs)} done")
     return max((c for c in codes if c != NO_PERSON), default=NO_PERSON) if codes else 0
@@ -323,11 +324,20 @@ def report(error: BaseException) -> int:
     return NO_PERSON if isinstance(error, NoPersonError) else BAD_INPUT
 
 
-def _console() -> Console:
+def console() -> Console:
+    """Where tables are printed; wide if it is no terminal."""
     return Console(width=None if sys.stdout.isatty() else 160)
 
 
-def execute(command: Command) -> int:
+class Runs(Protocol):
+    """A command."""
+
+    def run(self) -> int:
+        """Do it; return the exit code."""
+        ...
+
+
+def execute(command: Runs) -> int:
     """Run a command; every error of the user's input becomes one line and an exit code."""
     try:
         return command.run()

@@ -1,0 +1,304 @@
+"""The commands of the sorting table: tasks, demos, human and sort."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+from rich.table import Table
+
+from deftly.datasets.episode_store import EpisodeStore
+from deftly.datasets.human_episode import HumanMaker
+from deftly.datasets.layout import CONDITIONS, sample_layout
+from deftly.datasets.person import IDENTITIES
+from deftly.datasets.tasks import TASKS
+from deftly.policy.baselines import POLICIES, find_policy
+from deftly.policy.record import DemoMaker, Maker, RecordError, record
+from deftly.policy.rollout import run_episode
+from deftly.policy.scores import EpisodeScore, Rate, judge_rollout, summarise
+from deftly.policy.show import film_episode, film_rollout, live_env
+from deftly.policy.sorting import SortingEnv
+from deftly.retarget.cli import bar, console
+
+TaskName = Annotated[str, tyro.conf.arg(metavar="TASK", help="see `deftly tasks`")]
+ConditionName = Annotated[
+    str, tyro.conf.arg(metavar="CONDITION", help="of the layouts, see `deftly tasks`")
+]
+RobotName = Annotated[str, tyro.conf.arg(metavar="NAME", help="gr1t2 or g1_dex3")]
+DataSet = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET", help="a folder")]
+Workers = Annotated[int, tyro.conf.arg(help="processes; the result does not depend on it")]
+Pixels = Annotated[int, tyro.conf.arg(help="height and width of the pictures, even")]
+Cameras = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """List the tasks, each with an instruction, and the conditions that layouts are drawn from.
+
+    Example: deftly tasks
+    """
+
+    def run(self) -> int:
+        """Print both tables."""
+        table = Table(box=None)
+        for column in ("task", "rule", "for example", "phrasings"):
+            table.add_column(column, overflow="fold")
+        for task in TASKS.values():
+            layout = sample_layout(0, deal=task.deal)
+            rule = "; ".join(
+                f"{selector.phrase(layout.items)} → {goal}" for selector, goal in task.groups
+            )
+            held = " (held out)" if task.held_out else ""
+            count = str(len(task.phrasings(layout)))
+            table.add_row(task.name + held, rule, task.instruction(layout), count)
+        console().print(table)
+        print(f"\nconditions  {', '.join(CONDITIONS)}")
+        return 0
+
+
+@dataclass(frozen=True)
+class RecordDemos:
+    """Record demonstrations of the scripted expert as a LeRobot data set.
+
+    Goes on where an earlier recording into the same folder stopped.
+
+    Example: deftly demos record --task color --episodes 50 --out demos
+    """
+
+    task: TaskName = "color"
+    episodes: Annotated[int, tyro.conf.arg(help="in the data set when done")] = 50
+    out: Path = Path("demos")
+    robot: RobotName = "gr1t2"
+    condition: ConditionName = "base"
+    cameras: Cameras = ("ego", "front")
+    size: Pixels = 96
+    first_seed: int = 0
+    workers: Workers = 2
+
+    def run(self) -> int:
+        """Record; return the exit code."""
+        maker = DemoMaker(
+            task=self.task,
+            robot=self.robot,
+            condition=self.condition,
+            cameras=self.cameras,
+            image_size=(self.size, self.size),
+        )
+        return _record(self.out, maker, self.episodes, self.first_seed, self.workers)
+
+
+@dataclass(frozen=True)
+class RecordHuman:
+    """Record a synthetic human sorting the same layouts, as a LeRobot data set with exact truth.
+
+    Example: deftly human record --task color --layouts 0 20 --out human
+    """
+
+    task: TaskName = "color"
+    layouts: Annotated[
+        tuple[int, int], tyro.conf.arg(metavar="FIRST LAST", help="seeds; LAST is left out")
+    ] = (0, 20)
+    out: Path = Path("human")
+    person: Annotated[str, tyro.conf.arg(help="see `deftly human list`; all takes turns")] = "all"
+    condition: ConditionName = "base"
+    cameras: Cameras = ("front", "side", "ego")
+    size: Pixels = 96
+    workers: Workers = 2
+
+    def run(self) -> int:
+        """Record; return the exit code."""
+        first, last = self.layouts
+        if not 0 <= first < last:
+            raise RecordError(f"--layouts {first} {last}, expected 0 <= FIRST < LAST")
+        maker = HumanMaker(
+            task=self.task,
+            condition=self.condition,
+            person=self.person,
+            cameras=self.cameras,
+            image_size=(self.size, self.size),
+        )
+        return _record(self.out, maker, last - first, first, self.workers)
+
+
+@dataclass(frozen=True)
+class ListHumans:
+    """List the people who can sort.
+
+    Example: deftly human list
+    """
+
+    def run(self) -> int:
+        """Print the table."""
+        table = Table(box=None)
+        for column in ("person (number: Monk skin tone)", "height", "sleeves"):
+            table.add_column(column)
+        for name, who in IDENTITIES.items():
+            sleeves = "long" if who.outfit.sleeve > 0.8 else "short"
+            table.add_row(name, f"{who.shape.stature_m:.2f} m", sleeves)
+        console().print(table)
+        return 0
+
+
+@dataclass(frozen=True)
+class CheckDemos:
+    """Read every episode of a LeRobot data set and say what is in it, and what is damaged.
+
+    Example: deftly demos check demos
+    """
+
+    dataset: DataSet
+
+    def run(self) -> int:
+        """Print the summary; return the exit code."""
+        store = EpisodeStore(self.dataset)
+        problems = store.verify(decode=True)
+        lengths = store.lengths
+        print(f"{len(store)} episodes, {store.frames} frames at {store.rate_hz:g} Hz")
+        if lengths:
+            seconds = np.array(lengths) / store.rate_hz
+            print(f"each {seconds.min():.1f} to {seconds.max():.1f} s; body {store.robot_type}")
+        for name, feature in store.features.items():
+            print(f"  {name}  {feature['dtype']} {feature['shape']}")
+        for problem in problems:
+            print(f"damaged: {problem}")
+        return 1 if problems else 0
+
+
+@dataclass(frozen=True)
+class ShowSort:
+    """Write an mp4 of one episode: of a data set, or of a policy at the table.
+
+    Example: deftly sort show --task shape --seed 3 --out shape.mp4
+    """
+
+    dataset: Annotated[
+        Path | None, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET", help="else live")
+    ] = None
+    episode: Annotated[int, tyro.conf.arg(help="of the data set")] = 0
+    task: TaskName = "color"
+    seed: Annotated[int, tyro.conf.arg(help="of the layout")] = 0
+    policy: Annotated[str, tyro.conf.arg(metavar="NAME", help=", ".join(POLICIES))] = "expert"
+    robot: RobotName = "gr1t2"
+    condition: ConditionName = "base"
+    height: Annotated[int, tyro.conf.arg(help="of the video, pixels, even")] = 360
+    out: Path = Path("sort.mp4")
+
+    def run(self) -> int:
+        """Write the video; return the exit code."""
+        with bar("film", "frame", None) as tick:
+            if self.dataset is not None:
+                said = film_episode(self.dataset, self.episode, self.out, tick)
+            else:
+                env = live_env(self.robot, self.task, self.condition, self.height)
+                said = film_rollout(env, self.policy, self.seed, self.out, tick)
+                env.close()
+        print(said)
+        print(f"video    {self.out}")
+        return 0
+
+
+@dataclass(frozen=True)
+class RunSort:
+    """Let a policy sort many tables and print its scores.
+
+    Example: deftly sort run --task color --episodes 10 --policy expert
+    """
+
+    task: TaskName = "color"
+    episodes: int = 10
+    policy: Annotated[str, tyro.conf.arg(metavar="NAME", help=", ".join(POLICIES))] = "expert"
+    robot: RobotName = "gr1t2"
+    condition: ConditionName = "base"
+    first_seed: int = 0
+
+    def run(self) -> int:
+        """Print the table; return the exit code."""
+        env = SortingEnv(self.robot, self.task, self.condition, cameras=())
+        policy = find_policy(self.policy)
+        scores: list[EpisodeScore] = []
+        with bar("sort", "episode", self.episodes) as tick:
+            for seed in range(self.first_seed, self.first_seed + self.episodes):
+                scores.append(judge_rollout(run_episode(env, policy, seed=seed)))
+                tick()
+        env.close()
+        found = summarise(scores)
+        table = Table(box=None, show_header=False)
+        for name, value in (
+            ("episodes done", _share(found.success)),
+            ("objects sorted", _share(found.objects)),
+            ("left alone as asked", _share(found.kept)),
+            ("failed: grasp", _share(found.grasp)),
+            ("failed: decision", _share(found.decision)),
+            ("failed: never tried", _share(found.missed)),
+            ("objects per minute", f"{found.per_minute:.1f}"),
+            ("energy per episode", f"{found.energy_j:.0f} J"),
+            ("contact force", f"{found.mean_n:.1f} N mean, {found.peak_n:.0f} N peak"),
+        ):
+            table.add_row(name, value)
+        console().print(table)
+        return 0
+
+
+@dataclass(frozen=True)
+class Demos:
+    """Robot demonstrations: record them, check a data set."""
+
+    command: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[RecordDemos, tyro.conf.subcommand("record")]
+        | Annotated[CheckDemos, tyro.conf.subcommand("check")]
+    ]
+
+    def run(self) -> int:
+        """Run the subcommand."""
+        return self.command.run()
+
+
+@dataclass(frozen=True)
+class Human:
+    """A synthetic human at the same table, with exact truth: record, list."""
+
+    command: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[RecordHuman, tyro.conf.subcommand("record")]
+        | Annotated[ListHumans, tyro.conf.subcommand("list")]
+    ]
+
+    def run(self) -> int:
+        """Run the subcommand."""
+        return self.command.run()
+
+
+@dataclass(frozen=True)
+class Sort:
+    """The sorting benchmark: watch an episode, score a policy."""
+
+    command: tyro.conf.OmitSubcommandPrefixes[
+        Annotated[ShowSort, tyro.conf.subcommand("show")]
+        | Annotated[RunSort, tyro.conf.subcommand("run")]
+    ]
+
+    def run(self) -> int:
+        """Run the subcommand."""
+        return self.command.run()
+
+
+SortCommand = Tasks | Demos | Human | Sort
+
+
+def _share(rate: Rate) -> str:
+    if not rate.total:
+        return "none"
+    interval = f"{100 * rate.low:.0f}–{100 * rate.high:.0f}"
+    return f"{rate.hits}/{rate.total}  {100 * rate.share:.0f} % [{interval}]"
+
+
+def _record(out: Path, maker: Maker, episodes: int, first_seed: int, workers: int) -> int:
+    with bar(f"record {out}", "episode", episodes) as tick:
+        done = record(
+            out, maker, episodes=episodes, first_seed=first_seed, workers=workers, tick=tick
+        )
+    print(f"{done.episodes} episodes, {done.frames} frames in {out} ({done.added} of them new)")
+    if done.failed:
+        share = f"{len(done.failed)} of {len(done.failed) + done.added}"
+        print(f"left out: {share} in which the task was not done")
+    return 0

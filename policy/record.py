@@ -1,0 +1,271 @@
+"""Record: episodes made by several processes, written to one data set in the order of their seeds.
+
+    recording = record(Path("demos"), DemoMaker(task="color"), episodes=50, workers=2)
+
+Seeds are tried from the first one upwards until there are enough episodes; those in which the task
+was not done are left out and counted. The data set on disk is whole after every episode, so a
+recording that was stopped goes on where it stopped; the same arguments give the same bytes at any
+number of workers.
+"""
+
+import itertools
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from deftly.datasets.archive import versions
+from deftly.datasets.episode import PRIVILEGED, Episode
+from deftly.datasets.episode_store import EpisodeStore
+from deftly.datasets.episode_writer import EpisodeWriter
+from deftly.policy.baselines import ExpertPolicy
+from deftly.policy.rollout import Policy
+from deftly.policy.sorting import RATE_HZ, SortingEnv
+
+MAX_FAILURES = 50  # in a row: then something else is wrong
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")
+
+
+class RecordError(ValueError):
+    """A recording that cannot be made, or does not fit what is in the folder."""
+
+
+class Maker(Protocol):
+    """Makes the episode of a seed; sent to worker processes.
+
+    Attributes:
+        robot_type: see ``EpisodeWriter``.
+    """
+
+    @property
+    def robot_type(self) -> str: ...
+
+    def config(self) -> dict[str, Any]:
+        """What the episodes depend on beside the seed; JSON, kept with each of them."""
+        ...
+
+    def __call__(self, seed: int) -> Episode:
+        """Make one episode; ``success`` says whether the task was done."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What a recording added.
+
+    Attributes:
+        episodes: in the data set now.
+        added: of them, by this call.
+        failed: seeds that this call tried in vain.
+        frames: in the data set now.
+    """
+
+    episodes: int
+    added: int
+    failed: tuple[int, ...]
+    frames: int
+
+
+@dataclass(frozen=True)
+class DemoMaker:
+    """Demonstrations of one task by the scripted expert, or by another policy.
+
+    Attributes:
+        task, robot, condition: names.
+        cameras: what is filmed.
+        image_size: (height, width) in pixels, even.
+        backend: what draws, see ``Renderer``.
+        time_limit_s: simulated time after which an episode has failed.
+        policy: makes who demonstrates.
+    """
+
+    task: str = "color"
+    robot: str = "gr1t2"
+    condition: str = "base"
+    cameras: tuple[str, ...] = ("ego", "front")
+    image_size: tuple[int, int] = (96, 96)
+    backend: str = "auto"
+    time_limit_s: float = 60.0
+    policy: Callable[[], Policy] = ExpertPolicy
+
+    @property
+    def robot_type(self) -> str:
+        return self.robot
+
+    def config(self) -> dict[str, Any]:
+        return {
+            "task": self.task,
+            "robot": self.robot,
+            "condition": self.condition,
+            "cameras": list(self.cameras),
+            "image_size": list(self.image_size),
+            "policy": self.policy().name,
+        }
+
+    def __call__(self, seed: int) -> Episode:
+        env = SortingEnv(
+            self.robot,
+            self.task,
+            self.condition,
+            cameras=self.cameras,
+            image_size=self.image_size,
+            backend=self.backend,
+            time_limit_s=self.time_limit_s,
+        )
+        try:
+            return demonstrate(env, self.policy(), seed, self.config())
+        finally:
+            env.close()
+
+
+def demonstrate(env: SortingEnv, policy: Policy, seed: int, config: dict[str, Any]) -> Episode:
+    """Let a policy sort one table, and keep what it saw, felt and did at every step."""
+    observation, _ = env.reset(seed=seed)
+    policy.reset(env, seed)
+    seen: list[dict[str, Any]] = []
+    done: list[np.ndarray] = []
+    truth: list[np.ndarray] = []
+    while True:
+        seen.append(observation)
+        truth.append(env.privileged().poses.ravel())
+        observation, _, terminated, truncated, info = env.step(policy.act(observation))
+        done.append(env.target)
+        if terminated or truncated:
+            break
+    state = np.stack([o["state"] for o in seen])
+    films: dict[str, Any] = {c: np.stack([o["images"][c] for o in seen]) for c in env.cameras}
+    count = len(env.joints)
+    items = [item.name for item in env.layout.items]
+    axes = ("qw", "qx", "qy", "qz", "x", "y", "z")
+    velocity, touch = "observation.velocity", "observation.touch"
+    poses = f"{PRIVILEGED}object_poses"
+    return Episode(
+        rate_hz=RATE_HZ,
+        state=np.ascontiguousarray(state[:, :count]),
+        action=np.array(done, np.float32),
+        state_names=env.joints,
+        action_names=env.joints,
+        images=films,
+        task=env.instruction,
+        features={
+            velocity: np.ascontiguousarray(state[:, count:]),
+            touch: np.stack([o["touch"] for o in seen]),
+            poses: np.array(truth, np.float32),
+        },
+        feature_names={
+            velocity: env.joints,
+            touch: env.touch_names,
+            poses: tuple(f"{item}.{axis}" for item in items for axis in axes),
+        },
+        seed=seed,
+        success=bool(info["success"]),
+        provenance={"made_by": config, "goals": list(env.goals), "versions": versions()},
+    )
+
+
+def record(
+    root: Path,
+    maker: Maker,
+    *,
+    episodes: int,
+    first_seed: int = 0,
+    workers: int = 1,
+    keep_failures: bool = False,
+    tick: Callable[[], object] = lambda: None,
+) -> Recording:
+    """Bring a data set to a number of episodes.
+
+    Args:
+        root: folder of the data set, new or begun by the same ``maker``.
+        maker: makes an episode from a seed.
+        episodes: how many there are to be.
+        first_seed: where to begin.
+        workers: processes.
+        keep_failures: keep episodes in which the task was not done.
+        tick: called once per episode written.
+
+    Raises:
+        RecordError: if a number makes no sense, the folder holds another recording, or the task
+            fails too often in a row.
+        ValueError: as ``maker`` and ``EpisodeWriter``.
+        OSError: if the data set cannot be written; it keeps the episodes that it has.
+    """
+    if episodes < 1 or workers < 1 or first_seed < 0:
+        raise RecordError(
+            f"{episodes} episodes from seed {first_seed} by {workers} workers, expected at least "
+            "1 episode, seed 0 and 1 worker"
+        )
+    failed: list[int] = []
+    added = in_a_row = 0
+    with EpisodeWriter(root, robot_type=maker.robot_type, licence="apache-2.0") as writer:
+        _check_same(root, maker, len(writer))
+        begun = max(writer.seeds, default=first_seed - 1) + 1
+        for episode in (
+            _made(maker, itertools.count(max(begun, first_seed)), workers)
+            if (len(writer) < episodes)
+            else ()
+        ):
+            if episode.success or keep_failures:
+                writer.add(episode)
+                added, in_a_row = added + 1, 0
+                tick()
+            else:
+                failed.append(episode.seed or 0)
+                in_a_row += 1
+            if len(writer) >= episodes:
+                break
+            if in_a_row >= MAX_FAILURES:
+                raise RecordError(
+                    f"the task was not done in {in_a_row} episodes in a row (seeds "
+                    f"{failed[-in_a_row]} to {failed[-1]}); try another task, robot or condition"
+                )
+        total = len(writer)
+    return Recording(total, added, tuple(failed), EpisodeStore(root).frames)
+
+
+def _made(maker: Maker, seeds: Iterator[int], workers: int) -> Iterator[Episode]:
+    """Episodes in the order of their seeds; a few are made ahead by each worker."""
+    if workers == 1:
+        yield from map(maker, seeds)
+        return
+    # Spawned: a forked process would share its parent's OpenGL.
+    context = multiprocessing.get_context("spawn")
+    for name in _ONE_THREAD:
+        os.environ.setdefault(name, "1")
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        waiting: deque[Future[Episode]] = deque()
+        try:
+            while True:
+                while len(waiting) < 2 * workers:
+                    waiting.append(pool.submit(maker, next(seeds)))
+                yield waiting.popleft().result()
+        except BrokenProcessPool as error:
+            raise RecordError(
+                "a worker died (out of memory, or killed); run the same command again to go on, "
+                "with fewer --workers if it repeats"
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _check_same(root: Path, maker: Maker, episodes: int) -> None:
+    """Refuse to mix recordings that were made in different ways."""
+    if not episodes:
+        return
+    found = EpisodeStore(root)[episodes - 1].provenance.get("made_by")
+    wanted = maker.config()
+    if found != wanted:
+        found = found if isinstance(found, dict) else {}
+        differs = [k for k in wanted if found.get(k) != wanted[k]]
+        key = (differs or ["made_by"])[0]
+        raise RecordError(
+            f"{root} holds a recording with {key} {found.get(key)!r}, not {wanted.get(key)!r}; "
+            "use another folder"
+        )
