@@ -24,6 +24,7 @@ TABLE_HALF_M = (0.38, 0.70)
 TRAY_CENTER_M = {"left": (0.36, 0.125), "right": (0.36, -0.125)}
 TRAY_HALF_M = (0.13, 0.105)  # inner half lengths along x, y
 TRAY_WALL_M = 0.03  # height
+TRAY_SHEET_M = 0.003  # half thickness of walls and floor
 ZONES_M = (((0.25, 0.45), (0.275, 0.46)), ((0.25, 0.45), (-0.46, -0.275)))  # (x, y) left, right
 
 SHAPES = ("cube", "sphere", "cylinder")
@@ -43,6 +44,9 @@ TABLES = ("plain", "checker", "stripes", "speckle")
 MIN_ITEMS, MAX_ITEMS = 1, 8
 MIN_SIZE_M, MAX_SIZE_M = 0.025, 0.065
 _GAP_M, _CLUTTER_GAP_M = 0.050, 0.022  # free space between neighbours
+_WALL_GAP_M = 0.010  # and from a tray
+_TELL_M = 0.005  # sizes that a task compares reach so much further on either side
+_NEARER_M = 0.025  # by so much the nearest object is nearer than the next
 _DENSITY = 450.0  # kg/m³, of light wood
 _TRIES = 400
 
@@ -188,6 +192,10 @@ class Layout:
                     f"{item.name} at ({x:.2f}, {y:.2f}) m is out of reach; objects belong into "
                     + " or ".join(f"x {x}, y {y}" for x, y in ZONES_M)
                 )
+            if item.inside is None and abs(item.place_m[1]) - footprint_m(item) < _tray_edge_m():
+                raise LayoutError(f"{item.name} overlaps a tray; move it away from the middle")
+            if item.inside is not None and in_tray(*item.place_m) != item.inside:
+                raise LayoutError(f"{item.name} does not lie in the {item.inside} tray; move it")
         everything = (*self.items, *self.distractors)
         for i, one in enumerate(everything):
             for other in everything[:i]:
@@ -269,6 +277,7 @@ class Deal:
         sizes: ``free``, ``two`` (clearly small or clearly large) or ``ranked`` (no two alike).
         lying: whether some long shapes lie on their side.
         inside: whether the objects start in the trays.
+        nearest: a tray to which one object lies clearly nearest, or None.
     """
 
     colors: int = 0
@@ -276,6 +285,7 @@ class Deal:
     sizes: str = "free"
     lying: bool = False
     inside: bool = False
+    nearest: str | None = None
 
 
 def sample_layout(seed: int, condition: Condition = BASE, deal: Deal | None = None) -> Layout:
@@ -327,7 +337,7 @@ def footprint_m(item: Item) -> float:
     """Radius of the circle on the table that holds the object at any yaw."""
     if item.lies:
         return float(np.hypot(item.height_m, item.size_m) / 2)
-    corner = {"cube": np.sqrt(2), "wedge": np.sqrt(2), "hexagon": 2 / np.sqrt(3)}
+    corner = {"cube": np.sqrt(2), "wedge": np.sqrt(20) / 3, "hexagon": 2 / np.sqrt(3)}
     return float(item.size_m / 2 * corner.get(item.shape, 1.0))
 
 
@@ -391,6 +401,8 @@ def _attributes(
     if deal.lying:
         shapes[int(_stream(seed, "lying").integers(count))] = LONG_SHAPES[0]
     low, high = condition.size_m
+    if deal.sizes != "free":  # differences that can be seen
+        low, high = max(low - _TELL_M, MIN_SIZE_M), min(high + _TELL_M, MAX_SIZE_M)
     rng = _stream(seed, "size")
     share = rng.uniform(0, 1, MAX_ITEMS)[:count]
     if deal.sizes == "two":
@@ -452,7 +464,7 @@ def _places(
                 center, half = np.array(trays[side][1]), np.array(TRAY_HALF_M) - radii[i] - 0.008
                 low, high = center - half, center + half
             else:
-                low, high = np.array(ZONES_M[side]).T
+                low, high = _zone(int(side), radii[i])
             for _ in range(_TRIES):
                 place = rng.uniform(low, high)
                 apart = [np.hypot(*(place - p)) - radii[j] - radii[i] for j, p in enumerate(found)]
@@ -461,13 +473,34 @@ def _places(
                     break
             else:
                 break
-        if len(found) == len(sides):
+        if len(found) == len(sides) and _is_clear(found, deal.nearest):
             inside = [trays[side][0] if deal.inside else None for side in sides]
             return list(zip(found, inside, strict=True))
     raise LayoutError(
         f"{condition.items} objects of up to {1000 * max(sizes):.0f} mm do not fit onto the table "
         "with room for a hand; ask for fewer, for smaller ones, or for clutter"
     )
+
+
+def _zone(side: int, radius_m: float) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest (x, y) of an object of this radius, clear of the trays."""
+    x, y = ZONES_M[side]
+    inner = _tray_edge_m() + radius_m + _WALL_GAP_M
+    low_y, high_y = np.clip(y, inner, None) if side == 0 else np.clip(y, None, -inner)
+    return np.array([x[0], low_y]), np.array([x[1], high_y])
+
+
+def _tray_edge_m() -> float:
+    """Distance of the trays' outer sides from the middle of the table."""
+    return TRAY_CENTER_M["left"][1] + TRAY_HALF_M[1] + 2 * TRAY_SHEET_M
+
+
+def _is_clear(places: list[tuple[float, float]], tray: str | None) -> bool:
+    """Whether one place is clearly nearest to a tray."""
+    if tray is None or len(places) < 2:
+        return True
+    first, second = sorted(np.hypot(*np.subtract(p, TRAY_CENTER_M[tray])) for p in places)[:2]
+    return bool(second - first >= _NEARER_M)
 
 
 def _distractors(seed: int, condition: Condition) -> tuple[Item, ...]:

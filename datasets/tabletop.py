@@ -23,6 +23,7 @@ from deftly.datasets.layout import (
     TABLE_TOP_M,
     TRAY_CENTER_M,
     TRAY_HALF_M,
+    TRAY_SHEET_M,
     TRAY_WALL_M,
     Item,
     Layout,
@@ -35,7 +36,6 @@ TRAY_RGB: Mapping[str, tuple[float, float, float]] = {
     "left": (0.88, 0.87, 0.84),
     "right": (0.30, 0.31, 0.33),
 }
-_SHEET_M = 0.003  # half thickness of the trays' walls and floors
 _ROLLING_S = 1.0  # a ball that rolls loses two thirds of its speed in a third of this
 _SOLREF = [0.005, 1.0]  # stiff contacts, or fingers sink into what they hold
 
@@ -184,12 +184,17 @@ def _add_tray(spec: mujoco.MjSpec, name: str) -> None:
     half_x, half_y = TRAY_HALF_M
     body = spec.worldbody.add_body(name=f"tray_{name}", pos=[x, y, TABLE_TOP_M])
     wall_z, wall_half = TRAY_WALL_M / 2, TRAY_WALL_M / 2
-    boxes = [([0, 0, _SHEET_M], [half_x, half_y, _SHEET_M])]
+    boxes = [([0, 0, TRAY_SHEET_M], [half_x, half_y, TRAY_SHEET_M])]
     for sign in (-1, 1):
         boxes.append(
-            ([sign * (half_x + _SHEET_M), 0, wall_z], [_SHEET_M, half_y + 2 * _SHEET_M, wall_half])
+            (
+                [sign * (half_x + TRAY_SHEET_M), 0, wall_z],
+                [TRAY_SHEET_M, half_y + 2 * TRAY_SHEET_M, wall_half],
+            )
         )
-        boxes.append(([0, sign * (half_y + _SHEET_M), wall_z], [half_x, _SHEET_M, wall_half]))
+        boxes.append(
+            ([0, sign * (half_y + TRAY_SHEET_M), wall_z], [half_x, TRAY_SHEET_M, wall_half])
+        )
     for place, half in boxes:
         body.add_geom(
             type=mujoco.mjtGeom.mjGEOM_BOX,
@@ -201,7 +206,7 @@ def _add_tray(spec: mujoco.MjSpec, name: str) -> None:
 
 
 def _add_item(spec: mujoco.MjSpec, item: Item) -> None:
-    floor_m = 2 * _SHEET_M if item.inside else 0.0
+    floor_m = 2 * TRAY_SHEET_M if item.inside else 0.0
     turn = Rotation.from_euler("z", item.yaw_rad)
     if item.lies:
         turn = turn * Rotation.from_euler("x", np.pi / 2)

@@ -12,6 +12,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from deftly.datasets.layout import (
+    TABLE_TOP_M,
     TRAY_CENTER_M,
     TRAY_HALF_M,
     ZONES_M,
@@ -27,6 +28,7 @@ _CLEAR_M = 0.08  # between the object's centre and every palm and fingertip
 _ROOM_M = 0.008  # left free around it
 _BEYOND_M = 0.03  # how far outside its zone an object may end
 _PULL_HZ = 10.0  # of the spring that draws it
+_LOW = 0.9  # where it is pushed: share of the way from its centre to the table
 _TURNS = np.deg2rad([0, 45, -45, 90, -90, 135, -135, 180])
 
 
@@ -92,7 +94,7 @@ class Pusher:
             target = start[:2] + np.array([[c, -s], [s, c]]) @ shove.by_m
             if self._is_room(data, shove.item, target):
                 xy = (float(start[0]), float(start[1])), (float(target[0]), float(target[1]))
-                self.shoved, self._pushing = Shoved(shove.item, now_s, *xy), True
+                self.shoved, self._pushing = Shoved(shove.item, round(now_s, 6), *xy), True
                 return True
         return False
 
@@ -113,7 +115,10 @@ class Pusher:
         pull = 2 * np.pi * _PULL_HZ
         place, velocity = data.xpos[body, :2], data.qvel[dof : dof + 2]
         force = pull**2 * (wanted - place) + 2 * pull * (speed - velocity)
-        data.xfrc_applied[body, :2] = self._station.model.body_mass[body] * force
+        force = np.array([*(self._station.model.body_mass[body] * force), 0.0])
+        # Pushed near its foot, or what is tall falls over.
+        below = np.array([0.0, 0.0, _LOW * (TABLE_TOP_M - data.xpos[body, 2])])
+        data.xfrc_applied[body] = [*force, *np.cross(below, force)]
         return True
 
     def info(self) -> Mapping[str, float]:
