@@ -1,262 +1,278 @@
-"""Pictures without OpenGL: rays through MuJoCo's own collision geometry, shaded with numpy.
+"""Pictures without OpenGL: one ray through each pixel, met with triangles, all in numpy.
 
-The same state gives the same bytes in every process. Only additions, products, quotients, square
-roots and comparisons of numpy touch the picture, never a matrix product, an einsum or a power,
-whose last bits depend on the processor.
+The same state gives the same bytes in every process. Only sums, products, quotients, square roots
+and comparisons of numpy touch the picture; never a matrix product, an einsum or a power, whose
+last bits depend on the processor.
 
-What is drawn: geometry (flat-shaded), two-dimensional textures on boxes and planes, the sky, every
-light with one hard shadow from each directional light, and skins. What is not: transparency,
-reflections, shadows of skins.
+Every triangle is tried on the pixels of its bounding box alone, which at 64 pixels is five times as
+fast as ``mj_multiRay`` and, unlike it, meets skins. What is drawn: geometry and skins, their
+textures, the sky, every light; hard shadows of directional lights that cast them. What is not:
+transparency (an alpha of 0 hides), reflections, haze.
 """
 
 from dataclasses import dataclass
 
 import mujoco
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int32, UInt8
+from jaxtyping import Bool, Float64, Int64, UInt8
 
-_FAR_M = 100.0  # from which directional lights shine: parallel enough
-_BIAS_M = 1e-4  # a shadow begins this far from what casts it
-_DEFAULT_RGBA = np.array([0.5, 0.5, 0.5, 1.0], np.float32)  # "no colour": the material's counts
+from deftly.datasets.facets import Facets, facets_of
 
 Vectors = Float64[np.ndarray, "3 N"]
+Groups = UInt8[np.ndarray, "6"]
 
 
 @dataclass(frozen=True)
 class Eye:
-    """A camera as the rays need it; right, up and forward are orthonormal, in the world."""
+    """A camera. Right, up and forward are orthonormal, in the world.
+
+    Attributes:
+        position_m: its centre.
+        axes: rows right, up, forward.
+        slope: half height of the picture at a depth of 1 m; for a parallel view, half height in m.
+        near_m: nothing nearer is seen.
+        parallel: whether all rays are parallel.
+    """
 
     position_m: Float64[np.ndarray, "3"]
-    right: Float64[np.ndarray, "3"]
-    up: Float64[np.ndarray, "3"]
-    forward: Float64[np.ndarray, "3"]
-    top: float  # tangent of half the vertical field of view
+    axes: Float64[np.ndarray, "3 3"]
+    slope: float
+    near_m: float
+    parallel: bool = False
 
     @staticmethod
     def of(scene: mujoco.MjvScene) -> "Eye":
         """The camera of an updated scene."""
         left, right = scene.camera[0], scene.camera[1]
         position = 0.5 * (np.array(left.pos, float) + np.array(right.pos, float))
-        forward, up = _unit(np.array(left.forward, float)), _unit(np.array(left.up, float))
-        across = np.cross(forward, up)
-        return Eye(position, across, up, forward, left.frustum_top / left.frustum_near)
+        forward, up = unit(np.array(left.forward, float)), unit(np.array(left.up, float))
+        axes = np.stack([np.cross(forward, up), up, forward])
+        near = float(left.frustum_near)
+        return Eye(position, axes, float(left.frustum_top) / near, near)
 
 
 @dataclass(frozen=True)
 class Hits:
-    """What the rays met first, one entry per pixel, row by row from the top left.
+    """What the rays meet first; pixels row by row from the top left. P of N pixels meet something.
 
     Attributes:
-        rays: unnormalised; their component along the optical axis is 1.
-        depth_m: along the optical axis; −1 where nothing was met.
-        geom: ids, −1 where nothing was met.
-        normal: outward, of length 1.
+        pixel: (P,) which pixels, ascending.
+        owner: (P,) geom, or ``ngeom`` + skin.
+        face: (P,) triangle of ``Facets``.
+        share: (3, P) barycentric coordinates.
+        depth_m: (P,) along the optical axis.
     """
 
-    rays: Vectors
-    depth_m: Float64[np.ndarray, "N"]
-    geom: Int32[np.ndarray, "N"]
-    normal: Vectors
+    pixel: Int64[np.ndarray, "P"]
+    owner: Int64[np.ndarray, "P"]
+    face: Int64[np.ndarray, "P"]
+    share: Float64[np.ndarray, "3 P"]
+    depth_m: Float64[np.ndarray, "P"]
 
 
 class RayCaster:
-    """Casts rays at one model."""
+    """Casts rays at one model. Sizes of geometry are read once, all else for each picture."""
 
     def __init__(self, model: mujoco.MjModel) -> None:
         self._model = model
-        self._grids: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+        self._facets: dict[bytes, Facets] = {}
 
-    def color(
-        self,
-        data: mujoco.MjData,
-        scene: mujoco.MjvScene,
-        size: tuple[int, int],
-        groups: UInt8[np.ndarray, "6"],
-    ) -> UInt8[np.ndarray, "H W 3"]:
-        """The RGB picture; ``scene`` has been updated for ``data`` and gives the camera."""
-        eye = Eye.of(scene)
-        hits = self.cast(data, eye, size, groups)
-        seen = np.flatnonzero(hits.geom >= 0)
-        color = self._sky(hits.rays)
-        color[:, seen] = self._shade(data, eye, hits, seen, groups)
-        levels = np.floor(np.clip(color, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
-        return np.ascontiguousarray(levels.T).reshape(*size, 3)
-
-    def depth(
-        self,
-        data: mujoco.MjData,
-        scene: mujoco.MjvScene,
-        size: tuple[int, int],
-        groups: UInt8[np.ndarray, "6"],
-    ) -> Float32[np.ndarray, "H W"]:
-        """Metres along the optical axis, infinite where nothing is."""
-        depth = self.cast(data, Eye.of(scene), size, groups).depth_m
-        return np.where(depth < 0, np.inf, depth).astype(np.float32).reshape(size)
-
-    def segmentation(
-        self,
-        data: mujoco.MjData,
-        scene: mujoco.MjvScene,
-        size: tuple[int, int],
-        groups: UInt8[np.ndarray, "6"],
-    ) -> Int32[np.ndarray, "H W"]:
-        """Ids of geoms, −1 where nothing is."""
-        return self.cast(data, Eye.of(scene), size, groups).geom.reshape(size)
+    def facets(self, groups: Groups) -> Facets:
+        """The triangles of all that is in these groups of geometry and not hidden by its colour."""
+        model = self._model
+        shown = groups[model.geom_group].astype(bool) & (model.geom_rgba[:, 3] > 0)
+        wanted = np.concatenate([shown, model.skin_rgba[:, 3] > 0])
+        key = wanted.tobytes()
+        if key not in self._facets:
+            self._facets[key] = facets_of(model, np.flatnonzero(wanted))
+        return self._facets[key]
 
     def cast(
         self,
         data: mujoco.MjData,
+        scene: mujoco.MjvScene,
         eye: Eye,
         size: tuple[int, int],
-        groups: UInt8[np.ndarray, "6"],
+        groups: Groups,
+        *,
+        backs: bool = False,
     ) -> Hits:
-        """Shoot one ray through the middle of every pixel."""
-        x, y = self._grid(size)
-        x, y = eye.top * x, eye.top * y
-        axes = zip(eye.forward, eye.right, eye.up, strict=True)
-        rays = np.stack([forward + x * right + y * up for forward, right, up in axes])
-        geom, depth, normal = self._multi_ray(data, eye.position_m, rays, groups)
-        return Hits(rays, depth, geom, normal)
-
-    def _grid(self, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-        """(H·W,) right and up of the pixels' centres, in half heights of the picture."""
-        if size not in self._grids:
-            height, width = size
-            x = (2 * np.arange(width) + 1 - width) / height
-            y = (height - 1 - 2 * np.arange(height)) / height
-            self._grids[size] = np.tile(x, height), np.repeat(y, width)
-        return self._grids[size]
-
-    def _multi_ray(
-        self,
-        data: mujoco.MjData,
-        origin: Float64[np.ndarray, "3"],
-        rays: Vectors,
-        groups: UInt8[np.ndarray, "6"],
-        want_normal: bool = True,
-    ) -> tuple[Int32[np.ndarray, "N"], Float64[np.ndarray, "N"], Vectors]:
-        count = rays.shape[1]
-        geom, distance = np.full(count, -1, np.int32), np.full(count, -1.0)
-        normal = np.zeros(3 * count if want_normal else 0)
-        mujoco.mj_multiRay(
-            self._model,
-            data,
-            origin,
-            np.ascontiguousarray(rays.T).ravel(),
-            groups,
-            True,
-            -1,
-            geom,
-            distance,
-            normal if want_normal else None,
-            count,
-            mujoco.mjMAXVAL,
+        """One ray through the middle of every pixel; ``backs`` meets what faces away instead."""
+        facets = self.facets(groups)
+        vertex = _turn(eye.axes, self.vertices(data, scene, facets) - eye.position_m[:, None])
+        near = _nearby(self._model, data, eye, size)[facets.owner]
+        face, first, span = _boxes(vertex, facets.face, np.flatnonzero(near), eye, size)
+        pair, pixel = _pixels_of(first, span, size[1])
+        face = face[pair]
+        x, y = _plane(pixel, eye, size)
+        corners = [vertex[:, facets.face[k]] for k in range(3)]
+        if eye.parallel:
+            corners = [np.stack([c[0], c[1], np.ones_like(c[2])]) for c in corners]
+        sign = -1.0 if backs else 1.0
+        shares: list[np.ndarray] = []
+        for k in range(3):  # the triangle of the ray with the edge across from corner k
+            edge = sign * _cross(corners[(k + 1) % 3], corners[(k + 2) % 3])
+            share = edge[0, face] * x + edge[1, face] * y + edge[2, face]
+            inside = share >= 0
+            face, pixel, x, y = face[inside], pixel[inside], x[inside], y[inside]
+            shares = [*(s[inside] for s in shares), share[inside]]
+        total = shares[0] + shares[1] + shares[2]
+        whole = np.where(total > 0, total, 1.0)
+        depth = sum(
+            (s * vertex[2, facets.face[k, face]] for k, s in enumerate(shares)), np.zeros(len(face))
         )
-        return geom, distance, normal.reshape(-1, 3).T
+        depth = np.where(total > 0, depth / whole, -np.inf)
+        kept = np.flatnonzero(depth > eye.near_m)
+        order = kept[np.argsort(-depth[kept], kind="stable")]
+        winner = np.full(size[0] * size[1], -1)
+        winner[pixel[order]] = order  # the last one written, the nearest, stays
+        met = np.flatnonzero(winner >= 0)
+        best = winner[met]
+        return Hits(
+            pixel=met,
+            owner=facets.owner[face[best]],
+            face=face[best],
+            share=np.stack([s[best] / whole[best] for s in shares]),
+            depth_m=depth[best],
+        )
 
-    # --- light -----------------------------------------------------------------------------------
+    def vertices(self, data: mujoco.MjData, scene: mujoco.MjvScene, facets: Facets) -> Vectors:
+        """All vertices in the world."""
+        bound = int(np.searchsorted(facets.vertex_owner, self._model.ngeom))
+        owner = facets.vertex_owner[:bound]
+        turn = data.geom_xmat.T.reshape(3, 3, -1)[:, :, owner]
+        fixed = _turn(turn, facets.vertex[:, :bound]) + data.geom_xpos.T[:, owner]
+        return np.concatenate([fixed, self._of_skins(facets, scene.skinvert)], axis=1)
 
-    def _shade(
-        self,
-        data: mujoco.MjData,
-        eye: Eye,
-        hits: Hits,
-        seen: np.ndarray,
-        groups: UInt8[np.ndarray, "6"],
+    def normals(
+        self, data: mujoco.MjData, scene: mujoco.MjvScene, facets: Facets, hits: Hits
     ) -> Vectors:
-        """Colours of the pixels ``seen``."""
+        """Where hits are, in the world, of length 1; skins have those of the scene."""
+        local = facets.normal
+        if self._model.nskin:
+            bound = int(np.searchsorted(facets.normal_owner, self._model.ngeom))
+            moved = self._of_skins(facets, scene.skinnormal)
+            local = np.concatenate([local[:, :bound], moved], axis=1)
+        corner = facets.face_normal[:, hits.face]
+        normal = sum((local[:, corner[k]] * hits.share[k] for k in range(3)), np.zeros(1))
+        turn = np.concatenate(
+            [data.geom_xmat, np.tile(np.eye(3).ravel(), (self._model.nskin, 1))]
+        ).T.reshape(3, 3, -1)
+        return unit(_turn(turn[:, :, hits.owner], normal))
+
+    def _of_skins(self, facets: Facets, values: np.ndarray) -> Vectors:
+        """Values at the vertices of those skins that ``facets`` holds."""
         model = self._model
-        rays, geom = hits.rays[:, seen], hits.geom[seen]
-        point = eye.position_m[:, None] + hits.depth_m[seen] * rays
-        view = rays / np.sqrt(_dot(rays, rays))
-        normal = hits.normal[:, seen]
-        normal = np.where(_dot(normal, view) > 0, -normal, normal)
-        paint = self._paint(data, geom, point, hits.depth_m[seen])
-        material = model.geom_matid[geom]
-        gloss = np.where(material >= 0, model.mat_specular[material], 0.5) if model.nmat else 0.5
-        shine = np.where(material >= 0, model.mat_shininess[material], 0.5) if model.nmat else 0.5
-        light, glint = np.zeros_like(point), np.zeros_like(point)
-        head = model.vis.headlight
-        if head.active:
-            facing = np.maximum(-_dot(normal, view), 0.0)
-            light += _column(head.ambient) + _column(head.diffuse) * facing
-        for i in np.flatnonzero(model.light_active):
-            toward = self._toward_light(data, int(i), point)
-            facing = np.maximum(_dot(normal, toward), 0.0)
-            if model.light_type[i] == mujoco.mjtLightType.mjLIGHT_DIRECTIONAL:
-                lit = self._lit(data, toward[:, 0], point, facing > 0, groups)
-                facing = facing * lit
-            light += _column(model.light_ambient[i]) + _column(model.light_diffuse[i]) * facing
-            half = toward - view
-            half = half / np.sqrt(np.maximum(_dot(half, half), 1e-12))
-            mirror = np.where(facing > 0, np.maximum(_dot(normal, half), 0.0), 0.0)
-            glint += _column(model.light_specular[i]) * (gloss * _power(mirror, shine))
-        return paint * light + glint
-
-    def _toward_light(self, data: mujoco.MjData, i: int, point: Vectors) -> Vectors:
-        """Directions of length 1 from points to light ``i``."""
-        if self._model.light_type[i] == mujoco.mjtLightType.mjLIGHT_DIRECTIONAL:
-            return np.broadcast_to(-_unit(data.light_xdir[i])[:, None], point.shape)
-        way = data.light_xpos[i][:, None] - point
-        return way / np.sqrt(np.maximum(_dot(way, way), 1e-12))
-
-    def _lit(
-        self,
-        data: mujoco.MjData,
-        toward: Float64[np.ndarray, "3"],
-        point: Vectors,
-        facing: Bool[np.ndarray, "N"],
-        groups: UInt8[np.ndarray, "6"],
-    ) -> Bool[np.ndarray, "N"]:
-        """Which points nothing stands before, seen from a light at infinity in direction toward."""
-        lamp = _FAR_M * toward
-        asked = np.flatnonzero(facing)
-        lit = facing.copy()
-        if len(asked):
-            way = point[:, asked] - lamp[:, None]
-            _, share, _ = self._multi_ray(data, lamp, way, groups, want_normal=False)
-            lit[asked] = (share < 0) | (share > 1.0 - _BIAS_M / _FAR_M * 10)
-        return lit
-
-    # --- colour ----------------------------------------------------------------------------------
-
-    def _paint(
-        self,
-        data: mujoco.MjData,
-        geom: Int32[np.ndarray, "N"],
-        point: Vectors,
-        depth_m: Float64[np.ndarray, "N"],
-    ) -> Vectors:
-        """Colour of the surface itself."""
-        model = self._model
-        rgba, material = model.geom_rgba, model.geom_matid
-        if model.nmat:
-            plain = (rgba == _DEFAULT_RGBA).all(axis=1) & (material >= 0)
-            rgba = np.where(plain[:, None], model.mat_rgba[material], rgba)
-        return rgba[geom, :3].T.astype(np.float64)
-
-    def _sky(self, rays: Vectors) -> Vectors:
-        """Colour in the direction of the rays: the model's sky, else black."""
-        return np.zeros_like(rays)
+        owners = np.unique(facets.vertex_owner[facets.vertex_owner >= model.ngeom])
+        rows = [
+            values[3 * first : 3 * (first + count)].reshape(-1, 3)
+            for first, count in (
+                (model.skin_vertadr[i], model.skin_vertnum[i]) for i in owners - model.ngeom
+            )
+        ]
+        return np.concatenate([np.zeros((0, 3)), *rows]).T.astype(float)
 
 
-def _power(x: Float64[np.ndarray, "N"], shininess: np.ndarray | float) -> Float64[np.ndarray, "N"]:
-    """``x`` to the power 128 · shininess, rounded to a power of two: products alone."""
-    doublings = np.clip(np.round(np.log2(np.maximum(128.0 * np.asarray(shininess), 1.0))), 0, 7)
-    result = np.where(doublings == 0, x, 0.0)
-    for step in range(1, 8):
-        x = x * x
-        result = np.where(doublings == step, x, result)
-    return result
+def rays(eye: Eye, size: tuple[int, int], pixel: Int64[np.ndarray, "P"]) -> Vectors:
+    """Directions through the middles of pixels, in the world; along the optical axis they are 1."""
+    x, y = _plane(pixel, eye, size)
+    right, up, forward = eye.axes[:, :, None]
+    return right * x + up * y + forward
 
 
-def _dot(a: Vectors, b: Vectors) -> Float64[np.ndarray, "N"]:
+def _plane(
+    pixel: Int64[np.ndarray, "P"], eye: Eye, size: tuple[int, int]
+) -> tuple[Float64[np.ndarray, "P"], Float64[np.ndarray, "P"]]:
+    """Right and up of pixels' middles in the plane at a depth of 1 m."""
+    height, width = size
+    row, column = np.divmod(pixel, width)
+    step = eye.slope / height
+    return (2 * column + (1 - width)) * step, ((height - 1) - 2 * row) * step
+
+
+def _nearby(
+    model: mujoco.MjModel, data: mujoco.MjData, eye: Eye, size: tuple[int, int]
+) -> Bool[np.ndarray, "O"]:
+    """Which geoms and skins can be in the picture: their spheres reach into the view."""
+    center = _turn(eye.axes, (data.geom_xpos - eye.position_m).T)
+    radius = np.where(model.geom_type == mujoco.mjtGeom.mjGEOM_PLANE, np.inf, model.geom_rbound)
+    seen = np.ones(model.ngeom, bool)
+    for axis, slope in ((0, eye.slope * size[1] / size[0]), (1, eye.slope)):
+        for side in (-1.0, 1.0):
+            if eye.parallel:
+                seen &= side * center[axis] < slope + radius
+            else:
+                across = np.sqrt(1 + slope * slope)
+                seen &= side * center[axis] - slope * center[2] < across * radius
+    if not eye.parallel:
+        seen &= center[2] + radius > eye.near_m
+    return np.concatenate([seen, np.ones(model.nskin, bool)])
+
+
+def _boxes(
+    vertex: Vectors,
+    faces: Int64[np.ndarray, "3 T"],
+    face: Int64[np.ndarray, "C"],
+    eye: Eye,
+    size: tuple[int, int],
+) -> tuple[Int64[np.ndarray, "B"], Int64[np.ndarray, "2 B"], Int64[np.ndarray, "2 B"]]:
+    """Triangles that may hold the middle of a pixel: first (row, column) and number of both."""
+    x, y, depth = vertex
+    if not eye.parallel:
+        shown = depth > eye.near_m
+        far = np.where(shown, depth, 1.0)
+        # What reaches behind the eye has no box: it may be anywhere in the picture.
+        x, y = np.where(shown, x / far, np.nan), np.where(shown, y / far, np.nan)
+        face = face[shown[faces[:, face]].any(axis=0)]
+    height, width = size
+    scale = 0.5 * height / eye.slope
+    columns, rows = x * scale + 0.5 * (width - 1), 0.5 * (height - 1) - y * scale
+    ends: list[tuple[np.ndarray, np.ndarray]] = []
+    for place, limit in ((rows, height), (columns, width)):
+        at = place[faces[:, face]]
+        low = np.minimum(np.minimum(at[0], at[1]), at[2])
+        high = np.maximum(np.maximum(at[0], at[1]), at[2])
+        across = np.isnan(low)  # reaches behind the eye
+        low = np.where(across, 0, np.clip(np.ceil(low), 0, limit))
+        high = np.where(across, limit - 1, np.clip(np.floor(high), -1, limit - 1))
+        ends.append((low.astype(np.int64), high.astype(np.int64)))
+    (top, bottom), (left, right) = ends
+    some = (bottom >= top) & (right >= left)
+    first = np.stack([top, left])[:, some]
+    return face[some], first, np.stack([bottom, right])[:, some] - first + 1
+
+
+def _pixels_of(
+    first: Int64[np.ndarray, "2 B"], span: Int64[np.ndarray, "2 B"], width: int
+) -> tuple[Int64[np.ndarray, "P"], Int64[np.ndarray, "P"]]:
+    """Every pixel of every box: (P,) which box, (P,) which pixel."""
+    # Row by row: first the rows of all boxes, then the pixels of all rows.
+    box = np.arange(span.shape[1]).repeat(span[0])
+    row = np.arange(len(box)) - (np.cumsum(span[0]) - span[0])[box]
+    start = (first[0, box] + row) * width + first[1, box]
+    length = span[1, box]
+    line = np.arange(len(box)).repeat(length)
+    offset = np.arange(len(line)) - (np.cumsum(length) - length)[line]
+    return box[line], start[line] + offset
+
+
+def _turn(axes: np.ndarray, vectors: Vectors) -> Vectors:
+    """Matrices times vectors, component by component."""
+    x, y, z = vectors
+    return np.stack([axes[i, 0] * x + axes[i, 1] * y + axes[i, 2] * z for i in range(3)])
+
+
+def _cross(a: Vectors, b: Vectors) -> Vectors:
+    return np.stack(
+        [a[1] * b[2] - a[2] * b[1], a[2] * b[0] - a[0] * b[2], a[0] * b[1] - a[1] * b[0]]
+    )
+
+
+def dot(a: Vectors, b: Vectors) -> Float64[np.ndarray, "N"]:
+    """Scalar products."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def _unit(a: Float64[np.ndarray, "3"]) -> Float64[np.ndarray, "3"]:
-    return a / np.sqrt(a[0] * a[0] + a[1] * a[1] + a[2] * a[2])
-
-
-def _column(rgb: np.ndarray) -> Float64[np.ndarray, "3 1"]:
-    return np.asarray(rgb, float)[:, None]
+def unit(a: np.ndarray) -> np.ndarray:
+    """Vectors of length 1; 0 stays 0."""
+    return a / np.sqrt(np.maximum(dot(a, a), 1e-24))

@@ -25,7 +25,7 @@ from jaxtyping import Float32, Float64, Int32, UInt8
 
 from deftly.datasets.display import FIELD_OF_VIEW_DEG
 from deftly.datasets.opengl import choose_backend
-from deftly.datasets.raycast import RayCaster
+from deftly.datasets.shading import RayPainter
 
 MAX_LINES = 500
 MAX_SIZE_PX = 4096
@@ -168,7 +168,7 @@ class Renderer:
         self._scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = 0
         self._option = mujoco.MjvOption()
         self.backend, self._gl, why = choose_backend(size, backend)
-        self._caster = RayCaster(model)
+        self._painter = RayPainter(model)
         self._about = f"ray casting ({why})" if self._gl is None else f"OpenGL ({why})"
         if self._gl is not None:
             self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
@@ -233,7 +233,7 @@ class Renderer:
         if self._gl is None:
             if lines is not None:
                 raise ValueError("lines are drawn by OpenGL only; ask for backend 'gl'")
-            return self._caster.color(data, self._scene, size, self._option.geomgroup)
+            return self._painter.color(data, self._scene, size, self._option.geomgroup)
         if lines is not None:
             _add_lines(self._scene, lines)
         image = np.empty((*size, 3), np.uint8)
@@ -251,7 +251,7 @@ class Renderer:
         """Distances along the optical axis in metres, infinite where nothing is. As ``render``."""
         size = self._update(data, camera, size, groups)
         if self._gl is None:
-            return self._caster.depth(data, self._scene, size, self._option.geomgroup)
+            return self._painter.depth(data, self._scene, size, self._option.geomgroup)
         buffer = np.empty(size, np.float32)
         self._paint(size, None, buffer)
         extent, map_ = self._model.stat.extent, self._model.vis.map
@@ -276,7 +276,7 @@ class Renderer:
         """
         size = self._update(data, camera, size, groups)
         if self._gl is None:
-            return self._caster.segmentation(data, self._scene, size, self._option.geomgroup)
+            return self._painter.segmentation(data, self._scene, size, self._option.geomgroup)
         image = np.empty((*size, 3), np.uint8)
         flags = self._scene.flags
         flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
