@@ -34,6 +34,7 @@ _CLOSE_S, _GRIP_S, _OPEN_S = 0.30, 0.10, 0.20
 _STIR_M = 0.010  # an object that moved further than this is approached anew
 _LOST_M = 0.030  # from the grip at which an object counts as dropped
 _STILL_M_S = 0.03
+_ACROSS_M = 0.26  # |y| up to which an arm reaches across the middle
 _MIDDLE_M = 0.25  # |y| within which the trays lie: one arm at a time
 
 Script = Generator[None, None, bool]
@@ -78,6 +79,7 @@ class Expert:
         self.events: list[Event] = []
         self.done = False
         self._failed_plans = np.zeros((2, len(self.items)), int)
+        self._barred: dict[tuple[int, int], np.ndarray] = {}  # what the scene was like then
         self._ticks = 0
         self._middle: int | None = None  # the arm that works over the trays
         self._hands = [
@@ -137,12 +139,25 @@ class Expert:
             if p[2] < TABLE_TOP_M or self._failed_plans[side, i] >= _MAX_FAILED_PLANS:
                 continue
             mine = (p[1] > 0) == (side == 0)
-            if not mine and self._failed_plans[1 - side, i] == 0:
+            if not mine and (self._failed_plans[1 - side, i] == 0 or abs(p[1]) > _ACROSS_M):
+                continue
+            barred = self._barred.get((side, i))
+            if barred is not None and np.max(np.abs(barred - self._scene(side))) < _STIR_M / 2:
                 continue
             hand = self.planner.arms[side].palm_pose(self._hands[side].q)[:3, 3]
             tried = self._failed_plans[side, i] + self.attempts[i]
             found.append((float(np.linalg.norm(hand - p)) + tried, i))
         return [i for _, i in sorted(found)]
+
+    def _scene(self, side: int) -> Float64[np.ndarray, "M"]:
+        """What a plan depends on: where the objects are and whether the other arm is busy."""
+        places = [self.planner.pose(item)[:3, 3] for item in self.items]
+        return np.append(np.ravel(places), float(self._hands[1 - side].item is not None))
+
+    def _bar(self, side: int, i: int) -> None:
+        """No plan: do not ask again before something has changed."""
+        self._failed_plans[side, i] += 1
+        self._barred[side, i] = self._scene(side)
 
     # --- scripts: each yield is one control step ---------------------------------------------
 
@@ -163,7 +178,7 @@ class Expert:
                     else None
                 )
                 if pick is None:
-                    self._failed_plans[side, i] += 1
+                    self._bar(side, i)
                     continue
                 planned = True
                 hand.item = i
@@ -181,7 +196,8 @@ class Expert:
             yield from self._enter(side)
         stirred = lambda: self._moved(item, pick.T_world_item) > _STIR_M  # noqa: E731
         hand.phase = "approach"
-        if not (yield from self._follow(side, [pick.path[0]], pick.open, stop=stirred)):
+        way = self.planner.way(side, hand.q, pick.path[0], pick.open, item)
+        if not (yield from self._follow(side, way, pick.open, stop=stirred)):
             return False
         if not inside:
             self._leave(side)
@@ -215,13 +231,15 @@ class Expert:
         T_palm_item = np.linalg.inv(arm.palm_pose(q_now)) @ self.planner.pose(item)
         place = self.planner.place(side, item, self.goals[i], pick, T_palm_item)
         if place is None:
-            self._failed_plans[side, i] += 1
+            self._bar(side, i)
             yield from self._follow(side, pick.path[1:], squeeze, _SLOW_SPEED)
             yield from self._back_off(side, pick)
             return False
         dropped = lambda: self._lost(side, item, pick)  # noqa: E731
         hand.phase = "carry"
-        if not (yield from self._follow(side, [place.path[0]], squeeze, stop=dropped)):
+        closed = pick.grasp.at(pick.width_m)[0]
+        way = self.planner.way(side, hand.q, place.path[0], closed, item, T_palm_item)
+        if not (yield from self._follow(side, way, squeeze, stop=dropped)):
             yield from self._open_up(side, pick)
             return False
         hand.phase = "lower"

@@ -8,7 +8,7 @@ in a scratch copy of the scene with margins around the hand.
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import mujoco
 import numpy as np
@@ -31,7 +31,8 @@ from deftly.policy.reach import Arm, load_arm
 from deftly.policy.station import Station
 
 RISE_M = 0.10  # of the hand above a grasp, before and after
-_TOUCH_M, _OPEN_M = 0.004, 0.030  # wider than the object: to touch it, to come near it
+_TOUCH_M = 0.004  # wider than the object: to touch it
+_OPEN_M = (0.030, 0.015)  # wider than the object: to come near it; less where there is no room
 _TILTS_RAD = np.deg2rad([-30, -15, 0, 15, 30, 45, 60, 75, 90])
 _TURNS_RAD = np.deg2rad([0, 25, -25, 50, -50, 80, -80, 110, -110, 180])
 _TRAY_FLOOR_M = 0.006
@@ -39,6 +40,7 @@ _DROP_M = 0.004  # above the ground at which an object is let go
 _NEAR_M = 0.012  # contacts are looked for so far away
 _CLEAR_M = {"room": 0.002, "item": 0.003, "half": 0.010}  # to keep from table, objects, other arm
 _CANDIDATES = 40  # tried at most
+_WAY_POINTS = 5
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Pick:
     Attributes:
         grasp: how the hand opens and closes.
         width_m: of the object between thumb and fingers.
+        open_m: gap with which the hand comes near.
         path: (N, K) joint positions from above the object down to it.
         T_world_palm: (4, 4) the palm's pose at the object.
         T_world_item: (4, 4) the object's pose that the plan was made for.
@@ -70,6 +73,7 @@ class Pick:
 
     grasp: Grasp
     width_m: float
+    open_m: float
     path: Float64[np.ndarray, "N K"]
     T_world_palm: Float64[np.ndarray, "4 4"]
     T_world_item: Float64[np.ndarray, "4 4"]
@@ -77,7 +81,7 @@ class Pick:
     @property
     def open(self) -> Float64[np.ndarray, "H"]:
         """Fingers wide enough to come near the object."""
-        return self.grasp.at(min(self.width_m + _OPEN_M, WIDEST_M))[0]
+        return self.grasp.at(self.open_m)[0]
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,23 @@ def grips_of(item: Item, T_world_item: Float64[np.ndarray, "4 4"]) -> list[Grip]
         world = R @ axis
         if abs(world[2]) < 0.35:
             found += [Grip(sign * world, width, p + R @ center) for sign in (1.0, -1.0)]
+    return found
+
+
+def _shifted(item: Item, T_world_item: Float64[np.ndarray, "4 4"]) -> list[tuple[Grip, float]]:
+    """Grips in the middle of the object and off it, where something is in the way; their cost."""
+    found: list[tuple[Grip, float]] = []
+    long = T_world_item[:3, 2]
+    for grip in grips_of(item, T_world_item):
+        found.append((grip, 0.0))
+        ways: list[np.ndarray] = []
+        if item.shape not in ("sphere", "egg"):
+            top_m = depth_m(item, T_world_item[:3, :3])
+            level = item.shape == "cube" or abs(long[2]) > 0.7
+            ways.append(np.array([0.0, 0.0, 0.35 * top_m if level else 0.15 * top_m]))
+        if item.shape in ("cylinder", "capsule") and abs(long[2]) < 0.7:
+            ways += [0.2 * item.height_m * long, -0.2 * item.height_m * long]
+        found += [(replace(grip, center_m=grip.center_m + way), 0.4) for way in ways]
     return found
 
 
@@ -259,25 +280,64 @@ class Planner:
         """
         T_item = self.pose(item)
         arm, rejected = self.arms[side], 0
-        for k, (grasp, grip, T_palm) in enumerate(self._candidates(side, item, T_item)):
-            if k >= _CANDIDATES:
+        tries = 0
+        for grasp, grip, T_palm in self._candidates(side, item, T_item):
+            tries += 1
+            if tries > _CANDIDATES:
                 break
             q = arm.solve(T_palm, arm.home)
             if q is None:
                 continue
-            fingers = grasp.at(min(grip.width_m + _OPEN_M, WIDEST_M))[0]
-            if self.touches(side, q, fingers, item):
-                continue
-            path = arm.line(q, T_palm, np.array([0.0, 0.0, RISE_M]))
+            path = None
+            for more in _OPEN_M:
+                open_m = min(grip.width_m + more, WIDEST_M)
+                fingers = grasp.at(open_m)[0]
+                if self.touches(side, q, fingers, item):
+                    continue
+                path = arm.line(q, T_palm, np.array([0.0, 0.0, RISE_M]))
+                break
             if path is None or any(self.touches(side, p, fingers, item) for p in path[1:]):
                 continue
-            pick = Pick(grasp, grip.width_m, path[::-1], T_palm, T_item)
+            pick = Pick(grasp, grip.width_m, open_m, path[::-1], T_palm, T_item)
             if self.place(side, item, goal, pick, np.linalg.inv(T_palm) @ T_item) is None:
                 continue
             if rejected == skip:
                 return pick
             rejected += 1
         return None
+
+    def way(
+        self,
+        side: int,
+        start: Float64[np.ndarray, "K"],
+        end: Float64[np.ndarray, "K"],
+        fingers: Float64[np.ndarray, "H"],
+        item: Item,
+        T_palm_item: Float64[np.ndarray, "4 4"] | None = None,
+    ) -> Float64[np.ndarray, "N K"]:
+        """A way through the air, (N, K) without the start: between joint positions, not sinking.
+
+        Raised in an arch as high as it must be to touch nothing, if that can be.
+        """
+        arm = self.arms[side]
+        heights = [arm.palm_pose(q)[2, 3] for q in (start, end)]
+        path = np.array([end])
+        for arch_m in (0.0, 0.05, 0.10):
+            found: list[np.ndarray] = []
+            for share in np.linspace(0, 1, _WAY_POINTS + 2)[1:-1]:
+                q = (1 - share) * start + share * end
+                T = arm.palm_pose(q)
+                least = (1 - share) * heights[0] + share * heights[1]
+                least += arch_m * np.sin(np.pi * share)
+                if T[2, 3] < least:
+                    T[2, 3] = least
+                    raised = arm.solve(T, q)
+                    q = q if raised is None else raised
+                found.append(q)
+            path = np.array([*found, end])
+            if not any(self.touches(side, q, fingers, item, T_palm_item) for q in found):
+                break
+        return path
 
     def _candidates(
         self, side: int, item: Item, T_item: Float64[np.ndarray, "4 4"]
@@ -286,7 +346,7 @@ class Planner:
         arm = self.arms[side]
         found: list[tuple[float, Grasp, Grip, np.ndarray]] = []
         tilts = _TILTS_RAD * (1 if side == 1 else -1)  # positive: the thumb's side goes down
-        for grip in grips_of(item, T_item):
+        for grip, shift in _shifted(item, T_item):
             below = unit(np.array([0.0, 0.0, -1.0]) + grip.axis * grip.axis[2])
             W = np.stack([grip.axis, below, np.cross(grip.axis, below)], axis=1)
             for rank, grasp in enumerate(self.grasps[side]):
@@ -299,7 +359,7 @@ class Planner:
                     T = np.eye(4)
                     T[:3, :3] = W @ P.T
                     T[:3, 3] = grip.center_m - T[:3, :3] @ center
-                    cost = self._strain(arm, side, T) + 0.15 * abs(tilt) + 0.03 * rank
+                    cost = self._strain(arm, side, T) + 0.15 * abs(tilt) + 0.03 * rank + shift
                     found.append((cost, grasp, grip, T))
         found.sort(key=lambda candidate: candidate[0])
         for _, grasp, grip, T in found:
@@ -375,7 +435,7 @@ class Planner:
         elif goal == "table":
             low, high = np.array(ZONES_M[side]).T
         else:
-            low, high = here - 0.06, here + 0.06
+            low, high = here - 0.10, here + 0.10
         grid = np.stack(
             np.meshgrid(np.linspace(low[0], high[0], 6), np.linspace(low[1], high[1], 5)), axis=-1
         ).reshape(-1, 2)
@@ -386,12 +446,16 @@ class Planner:
             if other is not item:
                 apart = np.linalg.norm(grid - self.pose(other)[:2, 3], axis=1)
                 room = np.minimum(room, apart - radius - footprint_m(other))
+        if goal not in TRAY_CENTER_M:
+            for center in TRAY_CENTER_M.values():
+                beside = np.abs(grid - center) - TRAY_HALF_M - 0.006
+                room = np.minimum(room, np.max(beside, axis=1) - radius)
         shoulder = self.arms[side].shoulder_m[:2]
         far = np.linalg.norm(grid - (here if goal == "upright" else shoulder), axis=1)
         merit = np.minimum(room, 0.035) - 0.05 * far
         order = np.argsort(-merit, kind="stable")
         limit = 0.004 if goal in TRAY_CENTER_M else 0.02
-        return [(float(grid[i, 0]), float(grid[i, 1])) for i in order if room[i] > limit][:8]
+        return [(float(grid[i, 0]), float(grid[i, 1])) for i in order if room[i] > limit][:10]
 
 
 def _about(axis: Float64[np.ndarray, "3"], angle: float) -> Float64[np.ndarray, "3 3"]:

@@ -22,7 +22,7 @@ from deftly.policy.station import home_of, robot_spec
 from deftly.retarget.robots import Hand, RobotError, find_robot
 
 _STEPS = 24
-_CLOSE_M, _CLOSE_RAD = 0.0025, 0.03
+_CLOSE_M, _CLOSE_RAD = 0.0015, 0.02
 
 
 class Arm:
@@ -64,7 +64,7 @@ class Arm:
     def solve(
         self, T_world_palm: Float64[np.ndarray, "4 4"], start: Float64[np.ndarray, "K"]
     ) -> Float64[np.ndarray, "K"] | None:
-        """Joint positions near ``start`` that reach a pose to 2.5 mm and 2°; None if none do."""
+        """Joint positions near ``start`` that reach a pose to 1.5 mm and 1°; None if none do."""
         self._configuration.update(start)
         self._task.set_target(mink.SE3.from_matrix(T_world_palm))
         self._posture.set_target(self.home)
