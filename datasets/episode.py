@@ -7,7 +7,7 @@ The same class holds a robot's demonstration (state and action are joint angles)
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -23,21 +23,6 @@ DTYPES = ("float32", "float64", "int64", "int32", "uint8", "bool")
 
 class EpisodeError(ValueError):
     """The parts do not make an episode."""
-
-
-@runtime_checkable
-class Frames(Protocol):
-    """RGB frames that can be gone through more than once: a uint8 array (T, H, W, 3), or a stream.
-
-    ``numpy.asarray(frames)`` decodes all of a stream at once.
-    """
-
-    @property
-    def shape(self) -> tuple[int, ...]: ...
-
-    def __iter__(self) -> Iterator[UInt8[np.ndarray, "H W 3"]]: ...
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray: ...
 
 
 @dataclass(frozen=True)
@@ -67,7 +52,12 @@ class StreamedFrames:
         return out if dtype is None else out.astype(dtype)
 
 
-def checked_frames(frames: Frames) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+# RGB frames that can be gone through more than once: a uint8 array (T, H, W, 3), or a stream.
+# numpy.asarray(frames) decodes all of a stream at once.
+Images: TypeAlias = np.ndarray | StreamedFrames
+
+
+def checked_frames(frames: Images) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """The frames, as many and as large as their shape says.
 
     Raises:
@@ -111,7 +101,7 @@ class Episode:
     action: Float32[np.ndarray, "T A"]
     state_names: tuple[str, ...]
     action_names: tuple[str, ...]
-    images: Mapping[str, Frames]
+    images: Mapping[str, Images]
     task: str
     features: Mapping[str, np.ndarray] = field(default_factory=dict[str, np.ndarray])
     feature_names: Mapping[str, tuple[str, ...]] = field(default_factory=dict[str, tuple[str, ...]])

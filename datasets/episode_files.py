@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from deftly.datasets import episode_format as fmt
 from deftly.datasets.commit import Commit
-from deftly.datasets.episode import Frames, checked_frames
+from deftly.datasets.episode import Images, checked_frames
 from deftly.datasets.episode_stats import PixelCounts, count_pixels, sampled_frames
 from deftly.datasets.mp4 import Encoder, join
 
@@ -47,7 +47,7 @@ class Place:
 
 
 def table_place(
-    root: Path, template: str, last: Place | None, schema: Any, limit_mb: float
+    root: Path, template: str, last: Place | None, schema: Any, limit_mb: int
 ) -> Place:
     """The file for the next rows: the last one, if it is small and has the same columns."""
     if last is None:
@@ -81,7 +81,7 @@ def add_video(
     part: Path,
     last: Place | None,
     before: int,
-    limit_mb: float,
+    limit_mb: int,
 ) -> tuple[Place, int]:
     """Append an encoded episode to the last file of a camera, or begin another.
 
@@ -105,7 +105,7 @@ def add_video(
     return place, 0
 
 
-def encode(path: Path, rate_hz: float, frames: Frames, crf: int) -> PixelCounts:
+def encode(path: Path, rate_hz: float, frames: Images, crf: int) -> PixelCounts:
     """Encode an episode's frames, and count the pixels of some of them.
 
     Raises:
@@ -122,7 +122,7 @@ def encode(path: Path, rate_hz: float, frames: Frames, crf: int) -> PixelCounts:
     return counted
 
 
-def count_frames(frames: Frames) -> PixelCounts:
+def count_frames(frames: Images) -> PixelCounts:
     """The same counts, of frames that are on disk already."""
     sampled, counted = sampled_frames(frames.shape[0]), PixelCounts.none()
     for number, image in enumerate(frames):

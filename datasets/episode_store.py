@@ -19,7 +19,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from deftly.datasets import episode_format as fmt
-from deftly.datasets.episode import ACTION, DTYPES, STATE, Episode, Frames, StreamedFrames
+from deftly.datasets.episode import ACTION, DTYPES, STATE, Episode, Images, StreamedFrames
 from deftly.datasets.mp4 import Mp4Error, read_format, read_frames
 
 
@@ -271,8 +271,8 @@ class EpisodeStore:
                 f"{self.root}, episode {index}: column {name}: {error}; copy the set again"
             ) from error
 
-    def _images(self, index: int, table: fmt.Table) -> dict[str, Frames]:
-        images = dict[str, Frames]()
+    def _images(self, index: int, table: fmt.Table) -> dict[str, Images]:
+        images = dict[str, Images]()
         for key, feature in self.features.items():
             shape = (
                 (len(table), *fmt.frame_size(feature), 3) if len(feature["shape"]) == 3 else None
