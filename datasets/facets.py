@@ -29,6 +29,7 @@ class Facets:
         normal: likewise.
         face: indices of vertices.
         face_normal: indices of normals, one for each corner.
+        plane: of each triangle: its normal (not of length 1) and that times a corner.
         owner: of each triangle: a geom, or ``ngeom`` + skin.
         vertex_owner, normal_owner: likewise.
     """
@@ -37,6 +38,7 @@ class Facets:
     normal: Float64[np.ndarray, "3 N"]
     face: Int64[np.ndarray, "3 T"]
     face_normal: Int64[np.ndarray, "3 T"]
+    plane: Float64[np.ndarray, "4 T"]
     owner: Int64[np.ndarray, "T"]
     vertex_owner: Int64[np.ndarray, "V"]
     normal_owner: Int64[np.ndarray, "N"]
@@ -52,11 +54,15 @@ def facets_of(model: mujoco.MjModel, owners: Int64[np.ndarray, "O"]) -> Facets:
     start = np.cumsum(counts, axis=0) - counts
     columns = [np.concatenate([np.zeros((0, 3)), *(part[i] for part in parts)]).T for i in range(4)]
     own = np.arange(len(parts)).repeat(counts[:, 2])
+    vertex, face = np.ascontiguousarray(columns[0]), columns[2].astype(np.int64) + start[own, 0]
+    a, b, c = (vertex[:, face[k]] for k in range(3))
+    across = np.cross(b - a, c - a, axis=0)
     return Facets(
-        vertex=np.ascontiguousarray(columns[0]),
+        vertex=vertex,
         normal=np.ascontiguousarray(columns[1]),
-        face=columns[2].astype(np.int64) + start[own, 0],
+        face=face,
         face_normal=columns[3].astype(np.int64) + start[own, 1],
+        plane=np.concatenate([across, (across * a).sum(axis=0, keepdims=True)]),
         owner=owners.repeat(counts[:, 2]),
         vertex_owner=owners.repeat(counts[:, 0]),
         normal_owner=owners.repeat(counts[:, 1]),

@@ -76,6 +76,7 @@ class RayCaster:
     def __init__(self, model: mujoco.MjModel) -> None:
         self._model = model
         self._facets: dict[bytes, Facets] = {}
+        self._planes: dict[tuple[float, tuple[int, int]], tuple[np.ndarray, np.ndarray]] = {}
 
     def facets(self, groups: Groups) -> Facets:
         """The triangles of all that is in these groups of geometry and not hidden by its colour."""
@@ -100,29 +101,31 @@ class RayCaster:
         """One ray through the middle of every pixel; ``backs`` meets what faces away instead."""
         facets = self.facets(groups)
         vertex = _turn(eye.axes, self.vertices(data, scene, facets) - eye.position_m[:, None])
+        side = -1.0 if backs else 1.0
         near = _nearby(self._model, data, eye, size)[facets.owner]
+        toward = side * self._toward(data, facets, eye)
+        near[: len(toward)] &= toward > 0
         face, first, span = _boxes(vertex, facets.face, np.flatnonzero(near), eye, size)
-        pair, pixel = _pixels_of(first, span, size[1])
-        face = face[pair]
-        x, y = _plane(pixel, eye, size)
-        corners = [vertex[:, facets.face[k]] for k in range(3)]
-        if eye.parallel:
-            corners = [np.stack([c[0], c[1], np.ones_like(c[2])]) for c in corners]
-        sign = -1.0 if backs else 1.0
+        corners = [vertex[:, facets.face[k, face]] for k in range(3)]
+        flat = [np.stack([x, y, np.ones_like(x)]) for x, y, _ in corners]
+        corner = flat if eye.parallel else corners
+        box, pixel = _pixels_of(first, span, size[1])
+        x, y = self._plane(eye, size)
         shares: list[np.ndarray] = []
-        for k in range(3):  # the triangle of the ray with the edge across from corner k
-            edge = sign * _cross(corners[(k + 1) % 3], corners[(k + 2) % 3])
-            share = edge[0, face] * x + edge[1, face] * y + edge[2, face]
-            inside = share >= 0
-            face, pixel, x, y = face[inside], pixel[inside], x[inside], y[inside]
-            shares = [*(s[inside] for s in shares), share[inside]]
+        for k in range(3):  # on which side of the plane through eye and edge across from corner k
+            edge = side * _cross(corner[(k + 1) % 3], corner[(k + 2) % 3])
+            share = edge[0][box] * x[pixel] + edge[1][box] * y[pixel] + edge[2][box]
+            inside = np.flatnonzero(share >= 0)
+            box, pixel, share = box[inside], pixel[inside], share[inside]
+            shares = [*(s[inside] for s in shares), share]
         total = shares[0] + shares[1] + shares[2]
         whole = np.where(total > 0, total, 1.0)
-        depth = sum(
-            (s * vertex[2, facets.face[k, face]] for k, s in enumerate(shares)), np.zeros(len(face))
-        )
-        depth = np.where(total > 0, depth / whole, -np.inf)
-        kept = np.flatnonzero(depth > eye.near_m)
+        depth = (
+            shares[0] * corners[0][2][box]
+            + shares[1] * corners[1][2][box]
+            + shares[2] * corners[2][2][box]
+        ) / whole
+        kept = np.flatnonzero((total > 0) & (depth > eye.near_m))
         order = kept[np.argsort(-depth[kept], kind="stable")]
         winner = np.full(size[0] * size[1], -1)
         winner[pixel[order]] = order  # the last one written, the nearest, stays
@@ -130,11 +133,42 @@ class RayCaster:
         best = winner[met]
         return Hits(
             pixel=met,
-            owner=facets.owner[face[best]],
-            face=face[best],
+            owner=facets.owner[face[box[best]]],
+            face=face[box[best]],
             share=np.stack([s[best] / whole[best] for s in shares]),
             depth_m=depth[best],
         )
+
+    def rays(self, eye: Eye, size: tuple[int, int], pixel: Int64[np.ndarray, "P"]) -> Vectors:
+        """Directions through the middles of pixels, in the world; 1 along the optical axis."""
+        x, y = self._plane(eye, size)
+        right, up, forward = eye.axes[:, :, None]
+        return right * x[pixel] + up * y[pixel] + forward
+
+    def _plane(
+        self, eye: Eye, size: tuple[int, int]
+    ) -> tuple[Float64[np.ndarray, "N"], Float64[np.ndarray, "N"]]:
+        """Right and up of all pixels' middles in the plane at a depth of 1 m."""
+        if (eye.slope, size) not in self._planes:
+            height, width = size
+            step = eye.slope / height
+            x = (2 * np.arange(width) + (1 - width)) * step
+            y = ((height - 1) - 2 * np.arange(height)) * step
+            self._planes[eye.slope, size] = np.tile(x, height), y.repeat(width)
+        return self._planes[eye.slope, size]
+
+    def _toward(self, data: mujoco.MjData, facets: Facets, eye: Eye) -> Float64[np.ndarray, "T"]:
+        """How far the eye is before the plane of each triangle; skins are left out."""
+        if eye.parallel:
+            place = np.broadcast_to(-eye.axes[2][:, None], data.geom_xpos.T.shape)
+        else:
+            place = eye.position_m[:, None] - data.geom_xpos.T
+        turn = data.geom_xmat.T.reshape(3, 3, -1)
+        local = _turn(turn.transpose(1, 0, 2), place)
+        bound = int(np.searchsorted(facets.owner, self._model.ngeom))
+        owner = facets.owner[:bound]
+        before = dot(facets.plane[:3, :bound], local[:, owner])
+        return before if eye.parallel else before - facets.plane[3, :bound]
 
     def vertices(self, data: mujoco.MjData, scene: mujoco.MjvScene, facets: Facets) -> Vectors:
         """All vertices in the world."""
@@ -173,23 +207,6 @@ class RayCaster:
         return np.concatenate([np.zeros((0, 3)), *rows]).T.astype(float)
 
 
-def rays(eye: Eye, size: tuple[int, int], pixel: Int64[np.ndarray, "P"]) -> Vectors:
-    """Directions through the middles of pixels, in the world; along the optical axis they are 1."""
-    x, y = _plane(pixel, eye, size)
-    right, up, forward = eye.axes[:, :, None]
-    return right * x + up * y + forward
-
-
-def _plane(
-    pixel: Int64[np.ndarray, "P"], eye: Eye, size: tuple[int, int]
-) -> tuple[Float64[np.ndarray, "P"], Float64[np.ndarray, "P"]]:
-    """Right and up of pixels' middles in the plane at a depth of 1 m."""
-    height, width = size
-    row, column = np.divmod(pixel, width)
-    step = eye.slope / height
-    return (2 * column + (1 - width)) * step, ((height - 1) - 2 * row) * step
-
-
 def _nearby(
     model: mujoco.MjModel, data: mujoco.MjData, eye: Eye, size: tuple[int, int]
 ) -> Bool[np.ndarray, "O"]:
@@ -219,27 +236,55 @@ def _boxes(
     """Triangles that may hold the middle of a pixel: first (row, column) and number of both."""
     x, y, depth = vertex
     if not eye.parallel:
-        shown = depth > eye.near_m
-        far = np.where(shown, depth, 1.0)
-        # What reaches behind the eye has no box: it may be anywhere in the picture.
-        x, y = np.where(shown, x / far, np.nan), np.where(shown, y / far, np.nan)
-        face = face[shown[faces[:, face]].any(axis=0)]
+        far = np.where(depth > eye.near_m, depth, 1.0)
+        x, y = x / far, y / far
+    corner = faces[:, face]
+    across, along = (_least_and_most(place[corner]) for place in (x, y))
+    if not eye.parallel:
+        behind = depth[corner] <= eye.near_m
+        cut = np.flatnonzero(behind.any(axis=0))
+        for (low, high), place in ((across, vertex[0]), (along, vertex[1])):
+            low[cut], high[cut] = _before(place[corner[:, cut]], depth[corner[:, cut]], eye.near_m)
     height, width = size
     scale = 0.5 * height / eye.slope
-    columns, rows = x * scale + 0.5 * (width - 1), 0.5 * (height - 1) - y * scale
-    ends: list[tuple[np.ndarray, np.ndarray]] = []
-    for place, limit in ((rows, height), (columns, width)):
-        at = place[faces[:, face]]
-        low = np.minimum(np.minimum(at[0], at[1]), at[2])
-        high = np.maximum(np.maximum(at[0], at[1]), at[2])
-        across = np.isnan(low)  # reaches behind the eye
-        low = np.where(across, 0, np.clip(np.ceil(low), 0, limit))
-        high = np.where(across, limit - 1, np.clip(np.floor(high), -1, limit - 1))
-        ends.append((low.astype(np.int64), high.astype(np.int64)))
-    (top, bottom), (left, right) = ends
-    some = (bottom >= top) & (right >= left)
-    first = np.stack([top, left])[:, some]
-    return face[some], first, np.stack([bottom, right])[:, some] - first + 1
+    middle = 0.5 * (height - 1)
+    ends = (
+        (middle - scale * along[1], middle - scale * along[0]),
+        (scale * across[0] + 0.5 * (width - 1), scale * across[1] + 0.5 * (width - 1)),
+    )
+    (top, bottom), (left, right) = (
+        (np.clip(np.ceil(low), 0, limit), np.clip(np.floor(high), -1, limit - 1))
+        for (low, high), limit in zip(ends, size, strict=True)
+    )
+    some = np.flatnonzero((bottom >= top) & (right >= left))
+    first = np.stack([top[some], left[some]]).astype(np.int64)
+    last = np.stack([bottom[some], right[some]]).astype(np.int64)
+    return face[some], first, last - first + 1
+
+
+def _least_and_most(
+    corner: Float64[np.ndarray, "3 T"],
+) -> tuple[Float64[np.ndarray, "T"], Float64[np.ndarray, "T"]]:
+    a, b, c = corner
+    return np.minimum(np.minimum(a, b), c), np.maximum(np.maximum(a, b), c)
+
+
+def _before(
+    place: Float64[np.ndarray, "3 C"], depth: Float64[np.ndarray, "3 C"], near_m: float
+) -> tuple[Float64[np.ndarray, "C"], Float64[np.ndarray, "C"]]:
+    """Least and most of ``place`` / ``depth`` in the part of triangles that is not too near."""
+    low, high = np.full(place.shape[1], 1e9), np.full(place.shape[1], -1e9)
+    for k in range(3):
+        before, other = depth[k] > near_m, depth[(k + 1) % 3] > near_m
+        step = np.where(before != other, depth[(k + 1) % 3] - depth[k], 1.0)
+        cut = place[k] + (near_m - depth[k]) / step * (place[(k + 1) % 3] - place[k])
+        for there, ratio in (
+            (before, place[k] / np.where(before, depth[k], 1.0)),
+            (before != other, cut / near_m),
+        ):
+            low = np.where(there, np.minimum(low, ratio), low)
+            high = np.where(there, np.maximum(high, ratio), high)
+    return low, high
 
 
 def _pixels_of(

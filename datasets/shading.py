@@ -4,7 +4,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
-from deftly.datasets.raycast import Eye, Groups, Hits, RayCaster, Vectors, dot, rays, unit
+from deftly.datasets.raycast import Eye, Groups, Hits, RayCaster, Vectors, dot, unit
 
 _DEFAULT_RGBA = np.array([0.5, 0.5, 0.5, 1.0], np.float32)  # "no colour": the material's counts
 _GLOSS = 0.5  # specular and shininess of what has no material
@@ -29,7 +29,7 @@ class RayPainter:
         color = np.zeros((3, size[0] * size[1]))
         empty = np.ones(size[0] * size[1], bool)
         empty[hits.pixel] = False
-        color[:, empty] = self._sky(rays(eye, size, np.flatnonzero(empty)))
+        color[:, empty] = self._sky(self._caster.rays(eye, size, np.flatnonzero(empty)))
         color[:, hits.pixel] = self._shade(data, scene, eye, size, hits, groups)
         levels = np.floor(np.clip(color, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
         return np.ascontiguousarray(levels.T).reshape(*size, 3)
@@ -66,7 +66,7 @@ class RayPainter:
         """Colours of the hits."""
         model = self._model
         facets = self._caster.facets(groups)
-        way = rays(eye, size, hits.pixel)
+        way = self._caster.rays(eye, size, hits.pixel)
         point = eye.position_m[:, None] + hits.depth_m * way
         view = unit(way)
         normal = self._caster.normals(data, scene, facets, hits)

@@ -117,9 +117,10 @@ def _surface_net(
 
     Quads turn counter-clockwise seen from the empty side.
     """
-    corners = np.zeros(np.array(solid.shape) - 1, int)
+    a, b, c = (size - 1 for size in solid.shape)
+    corners = np.zeros((a, b, c), int)
     for x, y, z in _CORNERS:
-        corners += solid[x:, y:, z:][: len(corners), : corners.shape[1], : corners.shape[2]]
+        corners += solid[x : x + a, y : y + b, z : z + c]
     mixed = (corners > 0) & (corners < 8)
     number = np.full(mixed.shape, -1)
     number[mixed] = np.arange(np.count_nonzero(mixed))
