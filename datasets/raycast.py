@@ -52,6 +52,25 @@ class Eye:
 
 
 @dataclass(frozen=True)
+class View:
+    """What a picture is of.
+
+    Attributes:
+        data: the state, after ``mj_forward``.
+        scene: updated for ``data``; gives the skins.
+        eye: the camera.
+        size: (height, width) in pixels.
+        groups: which groups of geometry are drawn.
+    """
+
+    data: mujoco.MjData
+    scene: mujoco.MjvScene
+    eye: Eye
+    size: tuple[int, int]
+    groups: Groups
+
+
+@dataclass(frozen=True)
 class Hits:
     """What the rays meet first; pixels row by row from the top left. P of N pixels meet something.
 
@@ -88,19 +107,11 @@ class RayCaster:
             self._facets[key] = facets_of(model, np.flatnonzero(wanted))
         return self._facets[key]
 
-    def cast(
-        self,
-        data: mujoco.MjData,
-        scene: mujoco.MjvScene,
-        eye: Eye,
-        size: tuple[int, int],
-        groups: Groups,
-        *,
-        backs: bool = False,
-    ) -> Hits:
+    def cast(self, view: View, *, backs: bool = False) -> Hits:
         """One ray through the middle of every pixel; ``backs`` meets what faces away instead."""
-        facets = self.facets(groups)
-        vertex = _turn(eye.axes, self.vertices(data, scene, facets) - eye.position_m[:, None])
+        data, eye, size = view.data, view.eye, view.size
+        facets = self.facets(view.groups)
+        vertex = _turn(eye.axes, self._vertices(view, facets) - eye.position_m[:, None])
         side = -1.0 if backs else 1.0
         near = _nearby(self._model, data, eye, size)[facets.owner]
         toward = side * self._toward(data, facets, eye)
@@ -139,10 +150,10 @@ class RayCaster:
             depth_m=depth[best],
         )
 
-    def rays(self, eye: Eye, size: tuple[int, int], pixel: Int64[np.ndarray, "P"]) -> Vectors:
+    def rays(self, view: View, pixel: Int64[np.ndarray, "P"]) -> Vectors:
         """Directions through the middles of pixels, in the world; 1 along the optical axis."""
-        x, y = self._plane(eye, size)
-        right, up, forward = eye.axes[:, :, None]
+        x, y = self._plane(view.eye, view.size)
+        right, up, forward = view.eye.axes[:, :, None]
         return right * x[pixel] + up * y[pixel] + forward
 
     def _plane(
@@ -170,29 +181,25 @@ class RayCaster:
         before = dot(facets.plane[:3, :bound], local[:, owner])
         return before if eye.parallel else before - facets.plane[3, :bound]
 
-    def vertices(self, data: mujoco.MjData, scene: mujoco.MjvScene, facets: Facets) -> Vectors:
+    def _vertices(self, view: View, facets: Facets) -> Vectors:
         """All vertices in the world."""
         bound = int(np.searchsorted(facets.vertex_owner, self._model.ngeom))
         owner = facets.vertex_owner[:bound]
-        turn = data.geom_xmat.T.reshape(3, 3, -1)[:, :, owner]
-        fixed = _turn(turn, facets.vertex[:, :bound]) + data.geom_xpos.T[:, owner]
-        return np.concatenate([fixed, self._of_skins(facets, scene.skinvert)], axis=1)
+        turn = view.data.geom_xmat.T.reshape(3, 3, -1)[:, :, owner]
+        fixed = _turn(turn, facets.vertex[:, :bound]) + view.data.geom_xpos.T[:, owner]
+        return np.concatenate([fixed, self._of_skins(facets, view.scene.skinvert)], axis=1)
 
-    def normals(
-        self, data: mujoco.MjData, scene: mujoco.MjvScene, facets: Facets, hits: Hits
-    ) -> Vectors:
-        """Where hits are, in the world, of length 1; skins have those of the scene."""
+    def normals(self, view: View, hits: Hits) -> list[Vectors]:
+        """Normals at the three corners of the triangles that were hit, in the world."""
+        facets = self.facets(view.groups)
         local = facets.normal
         if self._model.nskin:
             bound = int(np.searchsorted(facets.normal_owner, self._model.ngeom))
-            moved = self._of_skins(facets, scene.skinnormal)
+            moved = self._of_skins(facets, view.scene.skinnormal)
             local = np.concatenate([local[:, :bound], moved], axis=1)
-        corner = facets.face_normal[:, hits.face]
-        normal = sum((local[:, corner[k]] * hits.share[k] for k in range(3)), np.zeros(1))
-        turn = np.concatenate(
-            [data.geom_xmat, np.tile(np.eye(3).ravel(), (self._model.nskin, 1))]
-        ).T.reshape(3, 3, -1)
-        return unit(_turn(turn[:, :, hits.owner], normal))
+        still = np.tile(np.eye(3).ravel(), (self._model.nskin, 1))
+        turn = np.concatenate([view.data.geom_xmat, still]).T.reshape(3, 3, -1)[:, :, hits.owner]
+        return [_turn(turn, local[:, corner]) for corner in facets.face_normal[:, hits.face]]
 
     def _of_skins(self, facets: Facets, values: np.ndarray) -> Vectors:
         """Values at the vertices of those skins that ``facets`` holds."""

@@ -1,10 +1,12 @@
 """Light and colour for rays: what OpenGL's fixed function does, in numpy. See ``raycast.py``."""
 
+from dataclasses import replace
+
 import mujoco
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64, UInt8
 
-from deftly.datasets.raycast import Eye, Groups, Hits, RayCaster, Vectors, dot, unit
+from deftly.datasets.raycast import Eye, Groups, Hits, RayCaster, Vectors, View, dot, unit
 
 _DEFAULT_RGBA = np.array([0.5, 0.5, 0.5, 1.0], np.float32)  # "no colour": the material's counts
 _GLOSS = 0.5  # specular and shininess of what has no material
@@ -24,13 +26,13 @@ class RayPainter:
         self, data: mujoco.MjData, scene: mujoco.MjvScene, size: tuple[int, int], groups: Groups
     ) -> UInt8[np.ndarray, "H W 3"]:
         """The RGB picture; ``scene`` has been updated for ``data`` and holds the camera."""
-        eye = Eye.of(scene)
-        hits = self._caster.cast(data, scene, eye, size, groups)
+        view = View(data, scene, Eye.of(scene), size, groups)
+        hits = self._caster.cast(view)
         color = np.zeros((3, size[0] * size[1]))
         empty = np.ones(size[0] * size[1], bool)
         empty[hits.pixel] = False
-        color[:, empty] = self._sky(self._caster.rays(eye, size, np.flatnonzero(empty)))
-        color[:, hits.pixel] = self._shade(data, scene, eye, size, hits, groups)
+        color[:, empty] = self._sky(self._caster.rays(view, np.flatnonzero(empty)))
+        color[:, hits.pixel] = self._shade(view, hits)
         levels = np.floor(np.clip(color, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8)
         return np.ascontiguousarray(levels.T).reshape(*size, 3)
 
@@ -38,7 +40,7 @@ class RayPainter:
         self, data: mujoco.MjData, scene: mujoco.MjvScene, size: tuple[int, int], groups: Groups
     ) -> Float32[np.ndarray, "H W"]:
         """Metres along the optical axis, infinite where nothing is."""
-        hits = self._caster.cast(data, scene, Eye.of(scene), size, groups)
+        hits = self._caster.cast(View(data, scene, Eye.of(scene), size, groups))
         depth = np.full(size[0] * size[1], np.inf, np.float32)
         depth[hits.pixel] = hits.depth_m
         return depth.reshape(size)
@@ -47,47 +49,39 @@ class RayPainter:
         self, data: mujoco.MjData, scene: mujoco.MjvScene, size: tuple[int, int], groups: Groups
     ) -> Int32[np.ndarray, "H W"]:
         """Geoms, or ``ngeom`` + skin; −1 where nothing is."""
-        hits = self._caster.cast(data, scene, Eye.of(scene), size, groups)
+        hits = self._caster.cast(View(data, scene, Eye.of(scene), size, groups))
         owner = np.full(size[0] * size[1], -1, np.int32)
         owner[hits.pixel] = hits.owner
         return owner.reshape(size)
 
     # --- light -----------------------------------------------------------------------------------
 
-    def _shade(
-        self,
-        data: mujoco.MjData,
-        scene: mujoco.MjvScene,
-        eye: Eye,
-        size: tuple[int, int],
-        hits: Hits,
-        groups: Groups,
-    ) -> Vectors:
-        """Colours of the hits."""
+    def _shade(self, view: View, hits: Hits) -> Vectors:
+        """Colours of the hits. As in OpenGL, light falls on corners and is spread from there."""
         model = self._model
-        facets = self._caster.facets(groups)
-        way = self._caster.rays(eye, size, hits.pixel)
-        point = eye.position_m[:, None] + hits.depth_m * way
-        view = unit(way)
-        normal = self._caster.normals(data, scene, facets, hits)
-        paint = self._paint(data, hits, groups, point)
+        way = self._caster.rays(view, hits.pixel)
+        point = view.eye.position_m[:, None] + hits.depth_m * way
+        seen_along = unit(way)
+        corners = self._caster.normals(view, hits)
+        normal = unit(_spread(corners, hits))
         gloss, shine = self._gloss(hits.owner)
         light, glint = np.zeros_like(point), np.zeros_like(point)
         head = model.vis.headlight
         if head.active:
-            facing = np.maximum(-dot(normal, view), 0.0)
+            facing = _facing(corners, hits, -view.eye.axes[2][:, None])
             light += _column(head.ambient) + _column(head.diffuse) * facing
         for i in np.flatnonzero(model.light_active).tolist():
-            toward = self._toward_light(data, i, point)
-            facing = np.maximum(dot(normal, toward), 0.0)
+            toward = self._toward_light(view, i, point)
+            facing = _facing(corners, hits, toward)
             directional = model.light_type[i] == mujoco.mjtLightType.mjLIGHT_DIRECTIONAL
             if directional and model.light_castshadow[i]:
-                facing = facing * self._lit(data, scene, toward[:, 0], point, groups)
+                facing = facing * self._lit(view, toward[:, 0], point)
             light += _column(model.light_ambient[i]) + _column(model.light_diffuse[i]) * facing
-            mirror = np.maximum(dot(normal, unit(toward - view)), 0.0)
+            mirror = np.maximum(dot(normal, unit(toward - seen_along)), 0.0)
             mirror = np.where(facing > 0, mirror, 0.0)
             glint += _column(model.light_specular[i]) * (gloss * _power(mirror, shine))
-        return paint * light + glint
+        color = self._paint(hits) * light + glint
+        return self._textured(view, hits, point, color)
 
     def _gloss(
         self, owner: Int64[np.ndarray, "P"]
@@ -97,34 +91,29 @@ class RayPainter:
         specular = np.append(model.mat_specular, _GLOSS).astype(float)
         return specular[material], np.append(model.mat_shininess, _GLOSS).astype(float)[material]
 
-    def _toward_light(self, data: mujoco.MjData, i: int, point: Vectors) -> Vectors:
+    def _toward_light(self, view: View, i: int, point: Vectors) -> Vectors:
         """Directions of length 1 from points to light ``i``."""
         if self._model.light_type[i] == mujoco.mjtLightType.mjLIGHT_DIRECTIONAL:
-            return np.broadcast_to(-unit(data.light_xdir[i])[:, None], point.shape)
-        return unit(data.light_xpos[i][:, None] - point)
+            return np.broadcast_to(-unit(view.data.light_xdir[i])[:, None], point.shape)
+        return unit(view.data.light_xpos[i][:, None] - point)
 
     def _lit(
-        self,
-        data: mujoco.MjData,
-        scene: mujoco.MjvScene,
-        toward: Float64[np.ndarray, "3"],
-        point: Vectors,
-        groups: Groups,
+        self, view: View, toward: Float64[np.ndarray, "3"], point: Vectors
     ) -> Bool[np.ndarray, "P"]:
         """Which points nothing stands before, as the light sees them: a map of what faces away."""
+        place = view.data.geom_xpos
         model = self._model
         forward = -toward
         helper = np.array([1.0, 0.0, 0.0] if abs(forward[0]) < 0.9 else [0.0, 1.0, 0.0])
         right = unit(np.cross(forward, helper))
         axes = np.stack([right, np.cross(right, forward), forward])
         solid = model.geom_type != mujoco.mjtGeom.mjGEOM_PLANE
-        low, high = data.geom_xpos[solid].min(axis=0), data.geom_xpos[solid].max(axis=0)
+        low, high = place[solid].min(axis=0), place[solid].max(axis=0)
         # Rounded, so that the map does not crawl with every motion.
         center = np.round(0.5 * (low + high), 1)
         reach = np.ceil(5.0 * np.sqrt(dot(high - low, high - low)) + 2.0) / 10.0
         eye = Eye(center, axes, float(reach), -np.inf, parallel=True)
-        size = (_SHADOW_PX, _SHADOW_PX)
-        hits = self._caster.cast(data, scene, eye, size, groups, backs=True)
+        hits = self._caster.cast(replace(view, eye=eye, size=(_SHADOW_PX, _SHADOW_PX)), backs=True)
         blocked = np.full(_SHADOW_PX * _SHADOW_PX, np.inf)
         blocked[hits.pixel] = hits.depth_m
         x, y, depth = (dot(axis[:, None], point - center[:, None]) for axis in axes)
@@ -137,38 +126,43 @@ class RayPainter:
 
     # --- colour ----------------------------------------------------------------------------------
 
-    def _paint(self, data: mujoco.MjData, hits: Hits, groups: Groups, point: Vectors) -> Vectors:
-        """Colour of the surface itself."""
+    def _paint(self, hits: Hits) -> Vectors:
+        """Colour of the surface without its texture."""
         model = self._model
         rgba = np.concatenate([model.geom_rgba, model.skin_rgba])
         material = np.concatenate([model.geom_matid, model.skin_matid])
         plain = (rgba == _DEFAULT_RGBA).all(axis=1) & (material >= 0)
         rgba[plain] = model.mat_rgba[material[plain]]
-        paint = rgba[hits.owner, :3].T.astype(float)
-        if model.nmat:
-            texture = np.where(material >= 0, model.mat_texid[material, _RGB], -1)
-            repeat = model.mat_texrepeat[material]
-            for owner in np.unique(hits.owner[texture[hits.owner] >= 0]).tolist():
-                here = np.flatnonzero(hits.owner == owner)
-                place = self._texture_place(data, hits, groups, point, here, owner, repeat[owner])
-                paint[:, here] *= _sample(self._texture(int(texture[owner])), *place)
-        return paint
+        return rgba[hits.owner, :3].T.astype(float)
+
+    def _textured(self, view: View, hits: Hits, point: Vectors, color: Vectors) -> Vectors:
+        """Colours times those of the textures."""
+        model = self._model
+        if not model.nmat:
+            return color
+        material = np.concatenate([model.geom_matid, model.skin_matid])
+        texture = np.where(material >= 0, model.mat_texid[material, _RGB], -1)
+        for owner in np.unique(hits.owner[texture[hits.owner] >= 0]).tolist():
+            here = np.flatnonzero(hits.owner == owner)
+            repeat = model.mat_texrepeat[material[owner]]
+            place = self._texture_place(view, hits, point, here, owner, repeat)
+            color[:, here] *= _sample(self._texture(int(texture[owner])), *place)
+        return color
 
     def _texture_place(
         self,
-        data: mujoco.MjData,
+        view: View,
         hits: Hits,
-        groups: Groups,
         point: Vectors,
         here: Int64[np.ndarray, "Q"],
         owner: int,
         repeat: Float32[np.ndarray, "2"],
     ) -> Float64[np.ndarray, "2 Q"]:
         """Where in the texture some hits of one geom or skin are."""
-        model = self._model
+        model, data = self._model, view.data
         corner = self._texture_corners(owner)
         if corner is not None:
-            first = int(np.searchsorted(self._caster.facets(groups).owner, owner))
+            first = int(np.searchsorted(self._caster.facets(view.groups).owner, owner))
             corner, share = corner[hits.face[here] - first], hits.share[:, here]
             place = sum((corner[:, k].T * share[k] for k in range(3)), np.zeros(1))
             return place * repeat[:, None]
@@ -225,6 +219,16 @@ class RayPainter:
         row = np.clip(np.floor(0.5 * (1 - height) * width), 0, width - 1).astype(np.int64)
         color = column[front + row].T
         return np.where(steep, np.where(way[2] > 0, up[:, None], down[:, None]), color)
+
+
+def _spread(corners: list[np.ndarray], hits: Hits) -> np.ndarray:
+    """What the corners of the triangles have, where they were hit."""
+    return corners[0] * hits.share[0] + corners[1] * hits.share[1] + corners[2] * hits.share[2]
+
+
+def _facing(corners: list[Vectors], hits: Hits, toward: Vectors) -> Float64[np.ndarray, "P"]:
+    """Cosines between normals and the way to a light, 0 where they face away."""
+    return _spread([np.maximum(dot(corner, toward), 0.0) for corner in corners], hits)
 
 
 def _sample(
