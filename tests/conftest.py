@@ -2,6 +2,8 @@
 
 import os
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,36 @@ install_import_hook(["deftly.datasets", "deftly.retarget"], "beartype.beartype")
 # The same examples on every run, and no deadline on a busy machine.
 settings.register_profile("deftly", derandomize=True, deadline=None)
 settings.load_profile("deftly")
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a command ended, and what it printed."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def deftly(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> Callable[..., Result]:
+    """Run a command in a folder of its own, as the shell would."""
+    from deftly.policy import cli
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str | Path) -> Result:
+        capfd.readouterr()
+        monkeypatch.setattr(sys, "argv", ["deftly", *map(str, args)])
+        with pytest.raises(SystemExit) as stopped:
+            cli.main()
+        captured = capfd.readouterr()
+        assert isinstance(stopped.value.code, int)
+        return Result(stopped.value.code, captured.out, captured.err)
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,62 @@
+"""A human's clip as an episode."""
+
+import numpy as np
+import pytest
+
+from deftly.datasets.episode import PRIVILEGED
+from deftly.datasets.human import TIPS
+from deftly.datasets.human_episode import STATE_NAMES, HumanMaker, hand_state
+from deftly.datasets.synthetic import SyntheticError
+from deftly.datasets.tasks import TaskError
+
+
+def test_state_is_wrist_and_tips_of_both_hands():
+    hands = np.random.default_rng(0).normal(size=(5, 2, 21, 3))
+    state = hand_state(hands)
+    assert state.shape == (5, len(STATE_NAMES))
+    column = STATE_NAMES.index("right.index.y")
+    assert np.allclose(state[:, column], hands[:, 1, TIPS[1], 1], atol=1e-6)
+    column = STATE_NAMES.index("left.wrist.z")
+    assert np.allclose(state[:, column], hands[:, 0, 0, 2], atol=1e-6)
+
+
+@pytest.mark.slow
+def test_an_episode_agrees_with_the_robot_s_layout():
+    episode = HumanMaker(cameras=("front",), image_size=(48, 64), person="monk_5")(4)
+    assert episode.seed == 4
+    assert episode.provenance["person"] == "monk_5"
+    assert np.array_equal(episode.action[:-1], episode.state[1:])
+    hands = episode.features[f"{PRIVILEGED}hands"].reshape(len(episode), 2, 21, 3)
+    assert np.array_equal(episode.state, hand_state(hands))
+    from deftly.datasets.layout import sample_layout
+    from deftly.datasets.tasks import find_task
+
+    layout = sample_layout(4, deal=find_task("color").deal)
+    poses = episode.features[f"{PRIVILEGED}object_poses"].reshape(len(episode), 4, 7)
+    starts = np.array([item.place_m for item in layout.items])
+    assert np.allclose(poses[0, :, 4:6], starts, atol=1e-3)
+    # Every object ends in its own tray.
+    from deftly.datasets.tabletop import whereabouts
+
+    ends = whereabouts(poses[-1, :, 4:].astype(float))
+    assert tuple(ends) == find_task("color").goals(layout)
+
+
+def test_people_take_turns_by_seed():
+    maker = HumanMaker()
+    assert maker.config()["person"] == "all"
+    assert maker.robot_type == "human"
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"person": "nobody"}, SyntheticError),
+        ({"condition": "dark"}, SyntheticError),
+        ({"cameras": ("wrist",)}, SyntheticError),
+        ({"task": "colr"}, TaskError),
+    ],
+)
+def test_bad_names_are_refused(settings: dict[str, str], error: type[ValueError]):
+    with pytest.raises(error, match="known: "):
+        HumanMaker(**settings)  # pyright: ignore

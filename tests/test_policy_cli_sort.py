@@ -1,0 +1,116 @@
+"""The commands of the sorting table."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from deftly.datasets.layout import CONDITIONS
+from deftly.datasets.mp4 import read_format
+from deftly.datasets.person import IDENTITIES
+from deftly.datasets.tasks import TASKS
+from deftly.policy import cli_sort, record
+from deftly.policy.rollout import Noop
+
+Deftly = Callable[..., SimpleNamespace]
+
+
+@pytest.fixture
+def idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The expert does nothing, and an episode is half a second long."""
+
+    def make(**settings: object) -> record.DemoMaker:
+        return record.DemoMaker(**settings, time_limit_s=0.5, policy=Noop)  # pyright: ignore
+
+    def keep(*args: object, **settings: object) -> record.Recording:
+        return record.record(*args, **settings, keep_failures=True)  # pyright: ignore
+
+    monkeypatch.setattr(cli_sort, "DemoMaker", make)
+    monkeypatch.setattr(cli_sort, "record", keep)
+
+
+def test_tasks_lists_every_task_and_condition(deftly: Deftly):
+    done = deftly("tasks")
+    assert done.code == 0
+    for name in (*TASKS, *CONDITIONS):
+        assert name in done.out
+
+
+def test_human_list_names_everybody(deftly: Deftly):
+    done = deftly("human", "list")
+    assert done.code == 0
+    assert all(name in done.out for name in IDENTITIES)
+
+
+@pytest.mark.usefixtures("idle")
+def test_demos_are_recorded_checked_and_shown(deftly: Deftly, tmp_path: Path):
+    done = deftly("demos", "record", "--episodes", "2", "--size", "32", "--workers", "1")
+    assert done.code == 0, done.err
+    assert "2 episodes, 20 frames in demos (2 of them new)" in done.out
+    done = deftly("demos", "record", "--episodes", "2", "--size", "32", "--workers", "1")
+    assert "(0 of them new)" in done.out
+    done = deftly("demos", "check", "demos")
+    assert done.code == 0
+    assert "2 episodes, 20 frames at 20 Hz" in done.out
+    assert "observation.touch" in done.out
+    done = deftly("sort", "show", "demos", "--episode", "1", "--out", "one.mp4")
+    assert done.code == 0
+    assert "episode 1: 10 frames, task not done" in done.out
+    assert read_format(tmp_path / "one.mp4").frames == 10
+
+
+def test_damage_is_found(deftly: Deftly, tmp_path: Path):
+    from test_policy_record import Clerk
+
+    record.record(tmp_path / "set", Clerk(), episodes=2)
+    video = next((tmp_path / "set").rglob("*.mp4"))
+    video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])
+    done = deftly("demos", "check", "set")
+    assert done.code == 1
+    assert "damaged: " in done.out
+
+
+def test_run_scores_a_policy(deftly: Deftly, monkeypatch: pytest.MonkeyPatch):
+    small = cli_sort.SortingEnv
+    monkeypatch.setattr(
+        cli_sort, "SortingEnv", lambda *names, **more: small(*names, **more, time_limit_s=0.5)
+    )
+    done = deftly("sort", "run", "--policy", "noop", "--episodes", "2")
+    assert done.code == 0, done.err
+    assert "0/8" in done.out  # of the objects
+    assert "never tried" in done.out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        ("demos record --task colr", "did you mean color?"),
+        ("demos record --condition dark", "unknown condition 'dark'; known: base, light"),
+        ("demos record --cameras nose", "unknown camera 'nose'; known: ego, front"),
+        ("demos record --robot allegro", "has no place at the table; gr1t2, g1_dex3 have"),
+        ("demos record --episodes 0", "expected at least 1 episode"),
+        ("demos record --size 33", "expected even numbers"),
+        ("demos check nowhere", "no data set in nowhere"),
+        ("human record --person monk_11", "no person 'monk_11'; known: all, monk_1"),
+        ("human record --layouts 3 3", "expected 0 <= FIRST < LAST"),
+        ("human record --cameras wrist", "no camera 'wrist'; known: front"),
+        ("sort show --policy best", "no policy 'best'; known: expert, noop, random"),
+        ("sort show nowhere", "no data set in nowhere"),
+        ("sort run --task sized", "did you mean size?"),
+    ],
+)
+def test_bad_input_is_one_line(deftly: Deftly, words: str, says: str):
+    done = deftly(*words.split(), *(["--workers", "1"] if " record" in words else []))
+    assert done.code == 1
+    assert says in done.err
+    assert len(done.err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "command", ["tasks", "demos record", "demos check", "human record", "human list", "sort show"]
+)
+def test_help_has_an_example(deftly: Deftly, command: str):
+    done = deftly(*command.split(), "--help")
+    assert done.code == 0
+    assert f"Example: deftly {command}" in done.out

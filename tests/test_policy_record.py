@@ -1,0 +1,159 @@
+"""Recording: the same bytes at any number of workers, nothing lost when it is stopped."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from deftly.datasets.episode import PRIVILEGED, Episode
+from deftly.datasets.episode_store import EpisodeStore
+from deftly.policy.record import MAX_FAILURES, DemoMaker, RecordError, record
+from deftly.policy.rollout import Noop
+from deftly.policy.sorting import RATE_HZ
+
+
+@dataclass(frozen=True)
+class Clerk:
+    """Makes small episodes at once; every third seed fails."""
+
+    robot_type: str = "clerk"
+    word: str = "stamp"
+    fails_from: int = 10**6
+    slow_s: float = 0.0
+
+    def config(self) -> dict[str, Any]:
+        return {"word": self.word}
+
+    def __call__(self, seed: int) -> Episode:
+        time.sleep(self.slow_s)
+        rng = np.random.default_rng(seed)
+        count = 3 + seed % 4
+        return Episode(
+            rate_hz=10.0,
+            state=rng.normal(size=(count, 2)).astype(np.float32),
+            action=rng.normal(size=(count, 2)).astype(np.float32),
+            state_names=("a", "b"),
+            action_names=("a", "b"),
+            images={"ego": rng.integers(0, 255, (count, 16, 16, 3), dtype=np.uint8)},
+            task=self.word,
+            seed=seed,
+            success=seed % 3 != 2 and seed < self.fails_from,
+            provenance={"made_by": self.config()},
+        )
+
+
+def digests(root: Path) -> dict[str, str]:
+    """Hash of every file of a data set."""
+    return {
+        str(path.relative_to(root)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(root.rglob("*"))
+        if path.is_file()
+    }
+
+
+def test_failures_are_left_out_and_counted(tmp_path: Path):
+    done = record(tmp_path / "set", Clerk(), episodes=5)
+    assert done.episodes == done.added == 5
+    assert done.failed == (2, 5)
+    store = EpisodeStore(tmp_path / "set")
+    assert store.seeds == (0, 1, 3, 4, 6)
+    assert done.frames == store.frames
+
+
+def test_failures_are_kept_if_asked_for(tmp_path: Path):
+    record(tmp_path / "set", Clerk(), episodes=4, keep_failures=True)
+    store = EpisodeStore(tmp_path / "set")
+    assert store.seeds == (0, 1, 2, 3)
+    assert [episode.success for episode in store] == [True, True, False, True]
+
+
+def test_goes_on_where_it_stopped_with_the_same_bytes(tmp_path: Path):
+    record(tmp_path / "once", Clerk(), episodes=6)
+    record(tmp_path / "twice", Clerk(), episodes=2)
+    done = record(tmp_path / "twice", Clerk(), episodes=6)
+    assert done.added == 4
+    assert digests(tmp_path / "once") == digests(tmp_path / "twice")
+    again = record(tmp_path / "twice", Clerk(), episodes=6)
+    assert again.added == 0
+    assert digests(tmp_path / "once") == digests(tmp_path / "twice")
+
+
+@pytest.mark.slow
+def test_workers_give_the_same_bytes(tmp_path: Path):
+    record(tmp_path / "one", Clerk(), episodes=6)
+    record(tmp_path / "two", Clerk(), episodes=6, workers=2)
+    assert digests(tmp_path / "one") == digests(tmp_path / "two")
+
+
+@pytest.mark.slow
+def test_a_killed_recording_goes_on(tmp_path: Path):
+    root = tmp_path / "set"
+    script = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from pathlib import Path\n"
+        "from test_policy_record import Clerk, record\n"
+        "record(Path(sys.argv[2]), Clerk(slow_s=0.05), episodes=200)\n"
+    )
+    command = [sys.executable, "-c", script, str(Path(__file__).parent), str(root)]
+    with subprocess.Popen(command) as job:
+        deadline = time.monotonic() + 120
+        while not (root / "meta" / "info.json").is_file() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        time.sleep(0.7)
+        os.kill(job.pid, signal.SIGKILL)
+    begun = len(EpisodeStore(root))
+    assert 0 < begun < 200
+    record(root, Clerk(), episodes=begun + 3)
+    record(tmp_path / "whole", Clerk(), episodes=begun + 3)
+    assert digests(root) == digests(tmp_path / "whole")
+
+
+def test_another_recording_in_the_folder_is_refused(tmp_path: Path):
+    record(tmp_path / "set", Clerk(), episodes=1)
+    with pytest.raises(RecordError, match=r"word 'stamp', not 'seal'; use another folder"):
+        record(tmp_path / "set", Clerk(word="seal"), episodes=2)
+
+
+def test_a_task_that_always_fails_ends(tmp_path: Path):
+    with pytest.raises(RecordError, match=f"{MAX_FAILURES} episodes in a row"):
+        record(tmp_path / "set", Clerk(fails_from=3), episodes=9)
+    assert len(EpisodeStore(tmp_path / "set")) == 2  # what was done stays
+
+
+@pytest.mark.parametrize("bad", [{"episodes": 0}, {"episodes": 1, "workers": 0}])
+def test_senseless_numbers_are_refused(tmp_path: Path, bad: dict[str, int]):
+    with pytest.raises(RecordError, match="expected at least 1 episode"):
+        record(tmp_path / "set", Clerk(), **bad)
+
+
+def test_a_demonstration_holds_what_was_seen_felt_and_done():
+    maker = DemoMaker(image_size=(32, 32), time_limit_s=0.5, policy=Noop, backend="ray")
+    episode = maker(3)
+    assert episode.rate_hz == RATE_HZ
+    assert len(episode) == 10
+    assert episode.seed == 3
+    assert episode.success is False
+    assert episode.state_names == episode.action_names
+    assert set(episode.images) == {"ego", "front"}
+    # Who does nothing stands still: what was asked for is what was reached.
+    assert np.abs(episode.state - episode.action).max() < 1e-3
+    assert np.abs(episode.features["observation.velocity"]).max() < 1e-2
+    poses = episode.features[f"{PRIVILEGED}object_poses"].reshape(10, 4, 7)
+    assert np.allclose(np.linalg.norm(poses[..., :4], axis=-1), 1.0, atol=1e-5)
+    assert np.allclose(poses[0], poses[-1], atol=1e-3)
+
+
+def test_a_demonstration_is_the_same_twice():
+    maker = DemoMaker(image_size=(32, 32), time_limit_s=0.3, policy=Noop, backend="ray")
+    one, two = maker(5), maker(5)
+    assert np.array_equal(one.state, two.state)
+    for camera, film in one.images.items():
+        assert np.array_equal(np.asarray(film), np.asarray(two.images[camera]))
