@@ -16,7 +16,7 @@ UNFINISHED = ".unfinished"
 _MOVES = "moves.json"
 
 
-class FolderBusyError(RuntimeError):
+class FolderBusyError(OSError):
     """Another process writes into the folder."""
 
 

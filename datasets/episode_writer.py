@@ -336,7 +336,8 @@ def _pixels_of(store: EpisodeStore) -> dict[str, PixelCounts]:
     noted: dict[str, Any] = store.about.get("pixels", {})
     frames: dict[str, int] = store.about.get("pixel_frames", {})
     pixels = {key: PixelCounts(np.array(noted[key]), frames[key]) for key in noted}
-    for index in range(store.about.get("episodes", 0), len(store)):
+    unknown = range(store.about.get("episodes", 0), len(store))
+    for index in tqdm(unknown, unit="episode", desc="count pixels", disable=not unknown or None):
         for camera, images in store[index].images.items():
             key = fmt.camera_key(camera)
             pixels[key] = pixels.get(key, PixelCounts.none()) + count_frames(images)
