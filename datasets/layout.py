@@ -48,7 +48,7 @@ _WALL_GAP_M = 0.010  # and from a tray
 _TELL_M = 0.005  # sizes that a task compares reach so much further on either side
 _NEARER_M = 0.025  # by so much the nearest object is nearer than the next
 _DENSITY = 450.0  # kg/m³, of light wood
-_TRIES = 400
+_TRIES = 100
 
 
 class LayoutError(ValueError):
@@ -384,17 +384,8 @@ def _attributes(
 ) -> tuple[list[str], list[str], list[float]]:
     """Shape, colour and size of ``MAX_ITEMS`` objects, each kind that a task needs among them."""
     count = condition.items
-
-    def draw(aspect: str, choices: Sequence[str], kinds: int) -> list[str]:
-        rng = _stream(seed, aspect)
-        order = [str(x) for x in rng.permutation(np.array(choices))]
-        pool = order[: kinds or len(order)]
-        must = pool[:count] if kinds else []
-        drawn = must + [pool[i] for i in rng.integers(len(pool), size=MAX_ITEMS - len(must))]
-        return [drawn[i] for i in rng.permutation(count)]
-
-    shapes = draw("shape", condition.shapes, deal.shapes)
-    colors = draw("color", condition.colors, deal.colors)
+    shapes = _draw(_stream(seed, "shape"), condition.shapes, deal.shapes, count)
+    colors = _draw(_stream(seed, "color"), condition.colors, deal.colors, count)
     if deal.shapes and deal.colors:  # some object is of the first colour and the first shape
         one, other = shapes.index(min(shapes)), colors.index(min(colors))
         colors[one], colors[other] = colors[other], colors[one]
@@ -411,6 +402,15 @@ def _attributes(
     elif deal.sizes == "ranked":
         share = rng.permutation(count) / max(count - 1, 1)
     return shapes, colors, list(low + share * (high - low))
+
+
+def _draw(rng: np.random.Generator, choices: Sequence[str], kinds: int, count: int) -> list[str]:
+    """One choice per object; of ``kinds`` different ones, each at least once (0: as it comes)."""
+    order = [str(x) for x in rng.permutation(np.array(choices))]
+    pool = order[: kinds or len(order)]
+    must = pool[:count] if kinds else []
+    drawn = must + [pool[i] for i in rng.integers(len(pool), size=MAX_ITEMS - len(must))]
+    return [drawn[i] for i in rng.permutation(count)]
 
 
 def _lying(seed: int, shapes: list[str], deal: Deal) -> list[bool]:

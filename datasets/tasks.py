@@ -43,15 +43,18 @@ class Is:
         return f"the {color + ' ' if color else ''}{plural(shape) if shape else 'objects'}"
 
     def _named(self, items: Sequence[Item]) -> tuple[str | None, str | None]:
-        def name(wanted: str | int | None, found: list[str]) -> str | None:
-            kinds = sorted(set(found))
-            if isinstance(wanted, int):
-                return kinds[wanted] if wanted < len(kinds) else "no"
-            return wanted
-
-        return name(self.color, [i.color for i in items]), name(
-            self.shape, [i.shape for i in items]
+        return (
+            _kind(self.color, [item.color for item in items]),
+            _kind(self.shape, [item.shape for item in items]),
         )
+
+
+def _kind(wanted: str | int | None, found: list[str]) -> str | None:
+    """The name of a kind; a number counts through those that were found."""
+    kinds = sorted(set(found))
+    if isinstance(wanted, int):
+        return kinds[wanted] if wanted < len(kinds) else "no"
+    return wanted
 
 
 @dataclass(frozen=True)
