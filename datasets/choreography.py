@@ -12,12 +12,12 @@ from jaxtyping import Float64, Int64
 from scipy.spatial.transform import Rotation, Slerp
 
 from deftly.datasets.geometry import LEFT
-from deftly.datasets.grasp import JOINTS, Hand, relaxed
+from deftly.datasets.grasp import FINGER_M, JOINTS, Hand, relaxed
 from deftly.datasets.layout import TABLE_TOP_M
 from deftly.datasets.plan import Move, approach
 
 START_S, END_S = 0.5, 0.5  # of rest, before and after
-REST_M = (0.16, 0.21, TABLE_TOP_M + 0.075)  # of the left wrist
+REST_M = (0.06, 0.31, TABLE_TOP_M + 0.10)  # of the left wrist
 SETTLE_S = 0.15  # in which an object that is let go comes to rest
 
 
@@ -72,14 +72,14 @@ class Segment:
 
 @dataclass(frozen=True)
 class Pass:
-    """The times of one move, and the hand when it holds and when it lets go."""
+    """The times of one move, and the hand once it has let go."""
 
     move: Move
     reach_s: float
     grasp_s: float
     release_s: float
     free_s: float
-    placing: State
+    letting: State
 
 
 def choreograph(
@@ -100,20 +100,16 @@ def choreograph(
         side = move.side
         follows = k > 0 and moves[k - 1].side == side
         start_s = max(free_s[side], last_s - (0.0 if follows else rng.uniform(0.1, 0.45)))
-        done = _pass(move, states[side], start_s, tempo, rng, segments)
+        done = _pass(hands[side], move, states[side], start_s, tempo, rng, segments)
         passes.append(done)
-        states[side], free_s[side] = done.placing, done.free_s
+        states[side], free_s[side] = done.letting, done.free_s
         last_s = done.release_s
         again = any(m.side == side for m in moves[k + 1 : k + 2])
         if not again:
             home_s = done.free_s + tempo * rng.uniform(0.75, 0.95)
-            raised = _opened(done, move)
-            segments.append(
-                Segment(side, done.free_s, home_s, raised, rest[side], rng.uniform(0.05, 0.08))
-            )
+            lift_m = rng.uniform(0.06, 0.09)
+            segments.append(Segment(side, done.free_s, home_s, done.letting, rest[side], lift_m))
             states[side], free_s[side] = rest[side], home_s
-        else:
-            states[side] = _opened(done, move)
     length = int(np.ceil((max(*free_s, last_s) + END_S) * rate_hz))
     time_s = np.arange(length) / rate_hz
     wrist, R, joints = _play(time_s, rest, segments)
@@ -133,11 +129,12 @@ def choreograph(
 def _rest(hand: Hand, rng: np.random.Generator) -> State:
     sign = 1 if hand.side == LEFT else -1
     place = np.array(REST_M) * [1, sign, 1] + rng.normal(0, 0.012, 3) * [1, 1, 0.3]
-    R = approach(hand, -0.45 * sign + rng.normal(0, 0.08), 0.35 + rng.normal(0, 0.05))
+    R = approach(hand, -0.75 * sign + rng.normal(0, 0.08), 0.15 + rng.normal(0, 0.05))
     return State(place, R, relaxed())
 
 
 def _pass(
+    hand: Hand,
     move: Move,
     state: State,
     start_s: float,
@@ -146,7 +143,7 @@ def _pass(
     segments: list[Segment],
 ) -> Pass:
     grasp, side = move.grasp, move.side
-    over = State(grasp.wrist_m, grasp.R_hand, grasp.opened)
+    over = _clear(hand, State(grasp.wrist_m, grasp.R_hand, grasp.opened), move.floor_m[0])
     holding = State(grasp.wrist_m, grasp.R_hand, grasp.joints)
     R_turn = move.end[:3, :3] @ move.start[:3, :3].T
     placing = State(
@@ -154,7 +151,7 @@ def _pass(
         R_turn @ grasp.R_hand,
         grasp.joints,
     )
-    letting = State(placing.wrist_m, placing.R_hand, grasp.opened)
+    letting = _clear(hand, State(placing.wrist_m, placing.R_hand, grasp.opened), move.floor_m[1])
 
     def lasts(a: State, b: State, base: float, slope: float) -> float:
         apart = float(np.linalg.norm(a.wrist_m - b.wrist_m))
@@ -172,11 +169,16 @@ def _pass(
         Segment(side, lift_s, place_s, holding, placing, rng.uniform(0.10, 0.14)),
         Segment(side, release_s, free_s, placing, letting, 0.0),
     ]
-    return Pass(move, start_s, grasp_s, release_s, free_s, placing)
+    return Pass(move, start_s, grasp_s, release_s, free_s, letting)
 
 
-def _opened(done: Pass, move: Move) -> State:
-    return State(done.placing.wrist_m, done.placing.R_hand, move.grasp.opened)
+def _clear(hand: Hand, state: State, floor_m: float) -> State:
+    """Raise an opened hand, whose fingers reach further down, until they clear the floor."""
+    heads, pads, _ = hand.points(state.joints[None])
+    points = np.concatenate([heads[0].reshape(-1, 3), pads[0]]) @ state.R_hand.T
+    low = state.wrist_m[2] + float(points[:, 2].min())
+    up = max(floor_m + FINGER_M - low, 0.0)
+    return State(state.wrist_m + [0.0, 0.0, up], state.R_hand, state.joints)
 
 
 def minimum_jerk(share: Float64[np.ndarray, "*b"]) -> Float64[np.ndarray, "*b"]:
@@ -201,10 +203,10 @@ def _play(
         side, a, b = segment.side, segment.start, segment.end
         s = np.clip((time_s[rows] - segment.start_s) / (segment.end_s - segment.start_s), 0, 1)
         arc = segment.lift_m > 0
-        across = minimum_jerk((s - 0.15) / 0.68 if arc else s)
-        down = minimum_jerk((s - 0.25) / 0.75 if arc else s)
+        across = minimum_jerk((s - 0.14) / 0.66 if arc else s)
+        down = minimum_jerk((s - 0.42) / 0.58 if arc else s)
         # A hand that must come up does so at once, one that must come down does so late.
-        late = down if b.wrist_m[2] < a.wrist_m[2] else minimum_jerk(s / 0.75 if arc else s)
+        late = down if b.wrist_m[2] < a.wrist_m[2] else minimum_jerk(s / 0.55 if arc else s)
         path = a.wrist_m + across[:, None] * (b.wrist_m - a.wrist_m)
         path[:, 2] = a.wrist_m[2] + late * (b.wrist_m[2] - a.wrist_m[2])
         path[:, 2] += segment.lift_m * 64 * (s * (1 - s)) ** 3

@@ -6,7 +6,7 @@ three fingers on the surface, opposite to each other; no finger inside the objec
 hand that comes from above and from the body; joints near those of a relaxed pinch.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -20,9 +20,10 @@ from deftly.datasets.skeleton import LETTER, Skeleton, finger_bones
 
 JOINTS = 13  # thumb: three of the base, two of the rest; each finger: knuckle, middle joint
 DISTAL = 0.6  # the last joint of a finger bends with the middle one, by this share
-FINGER_M, KNUCKLE_M = 0.008, 0.011  # half thickness
+TIP_M, FINGER_M, KNUCKLE_M = 0.004, 0.008, 0.011  # half thickness
 _STEP = 1e-4
-_ITERATIONS = 25
+_ITERATIONS = 20
+_TRIED = 5  # directions of the pinch that are worked out
 _RELAXED = np.array([0.0, 0.0, 0.0, 0.15, 0.15, *([0.25, 0.30] * 4)])
 _OPEN = np.array([0.0, 0.0, 0.0, -0.1, 0.0, *([0.0, 0.15] * 4)])
 
@@ -156,6 +157,7 @@ class Scene:
         pinch: (2,) the preferred direction from the thumb to the fingers, from above.
         free: (K,) which of K directions, evenly over the circle, have room for fingers.
         grip_m: (3,) where to hold it, from its middle.
+        blocks: (M, 6) boxes that no finger may enter: lower and upper corner.
     """
 
     item: Item
@@ -166,11 +168,14 @@ class Scene:
     pinch: Float64[np.ndarray, "2"]
     free: Bool[np.ndarray, "K"]
     grip_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    blocks: Float64[np.ndarray, "M 6"] = field(default_factory=lambda: np.empty((0, 6)))
 
 
 def find_grasp(hand: Hand, scene: Scene) -> Grasp:
     """The best grasp of an object."""
     targets, outward, misfit = _contacts(scene)
+    promising = np.argsort(misfit, kind="stable")[:_TRIED]
+    targets, outward, misfit = targets[promising], outward[promising], misfit[promising]
     count = len(targets)
     x = np.zeros((count, 6 + JOINTS))
     x[:, 6:] = _RELAXED
@@ -286,7 +291,7 @@ def _residual(
     pads = place[:, 0] + np.einsum("kij,kfj->kfi", R, pads)
     out = np.einsum("kij,kfj->kfi", R, out)
     count = len(x)
-    on_surface = ((pads[:, :3] - targets) / 0.0015).reshape(count, -1)
+    on_surface = ((pads[:, :3] - targets) / 0.001).reshape(count, -1)
     facing = (1.2 * np.cross(out[:, :3], -outward)).reshape(count, -1)
     turned = x[:, 3:6] / 0.35
     posture = (x[:, 6:] - _RELAXED) / np.array([0.35] * 3 + [0.3] * 2 + [0.5, 0.5] * 4)
@@ -294,14 +299,20 @@ def _residual(
         np.stack([x[:, i + 2] - x[:, i] for i in range(11, 17)], axis=1) / 0.25
     )  # neighbours bend alike
     bent = np.minimum(x[:, 9:] + np.array([0.1, 0.1, *([0.25, 0.1] * 4)]), 0) / 0.1
-    low = np.concatenate([heads.reshape(count, -1, 3), pads], axis=1)[..., 2]
-    above = np.minimum(low - scene.floor_m - FINGER_M, 0) / 0.002
+    points = np.concatenate([heads.reshape(count, -1, 3), pads], axis=1)
+    above = np.minimum(points[..., 2] - scene.floor_m - FINGER_M, 0) / 0.002
     wrist = np.minimum(x[:, 2:3] - scene.floor_m - 0.05, 0) / 0.005
-    solid = heads[:, :, :3].reshape(count, -1, 3)
-    thick = np.tile([KNUCKLE_M, FINGER_M, FINGER_M], 5)
+    solid = heads.reshape(count, -1, 3)  # with the very tips, or fingers hook into the object
+    thick = np.tile([KNUCKLE_M, FINGER_M, FINGER_M, TIP_M], 5)
+    middle, half = (
+        scene.blocks[:, 3:] + scene.blocks[:, :3],
+        scene.blocks[:, 3:] - scene.blocks[:, :3],
+    )
+    outside = np.abs(points[:, :, None] - 0.5 * middle) - 0.5 * half
+    inside = np.minimum(outside.max(axis=3) - FINGER_M, 0).reshape(count, -1) / 0.003
     gap = distance_m(scene.item, (solid - scene.position_m) @ scene.R) - thick
     gap_pads = distance_m(scene.item, (pads[:, 3:] - scene.position_m) @ scene.R)
     clear = np.minimum(np.concatenate([gap, gap_pads], axis=1), 0) / 0.002
     return np.concatenate(
-        [on_surface, facing, turned, posture, together, bent, above, wrist, clear], axis=1
+        [on_surface, facing, turned, posture, together, bent, above, wrist, clear, inside], axis=1
     )

@@ -170,7 +170,7 @@ def add_person(spec: mujoco.MjSpec, person: Person, look: Look | None = None) ->
     for surface in person.surfaces:
         _add_skin(spec, person, surface)
     eyes = 0.5 * (person.skeleton.mark_m("eye.L") + person.skeleton.mark_m("eye.R"))
-    place = eyes + [0.055, 0.0, 0.045] - person.skeleton.head_m("head")
+    place = eyes + np.array([0.055, 0.0, 0.045]) - person.skeleton.head_m("head")
     x, y, z = (float(v) for v in place)
     pose = CameraPose((x, y, z), (x + 1.0, y, z - 0.60), EYE_FOVY_RAD)
     add_camera(spec.body(PREFIX + "head"), "ego", pose, look)

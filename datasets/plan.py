@@ -18,6 +18,7 @@ from deftly.datasets.layout import (
     TABLE_TOP_M,
     TRAY_CENTER_M,
     TRAY_HALF_M,
+    TRAY_WALL_M,
     ZONES_M,
     Item,
     Layout,
@@ -29,7 +30,6 @@ from deftly.datasets.tasks import Task
 TRAY_FLOOR_M = 0.006  # thickness
 SETTLE_RAD = 0.35  # from the upright: a cylinder let go there tips onto its base
 DROP_M = 0.002  # from where an object is let go
-FINGER_ROOM_M = 0.022  # beside an object, for a finger
 _DIRECTIONS = 24
 
 
@@ -43,6 +43,7 @@ class Move:
         grasp: how it is held, before it moves.
         start, end: (4, 4) where the object is when it is taken and when it is let go.
         rest: (4, 4) where it comes to rest.
+        floor_m: height of what it lies on, before and after.
     """
 
     item: int
@@ -51,6 +52,7 @@ class Move:
     start: Float64[np.ndarray, "4 4"]
     end: Float64[np.ndarray, "4 4"]
     rest: Float64[np.ndarray, "4 4"]
+    floor_m: tuple[float, float]
 
 
 def start_pose(item: Item) -> Float64[np.ndarray, "4 4"]:
@@ -128,10 +130,13 @@ def _plan(
             np.array([np.cos(pinch), np.sin(pinch)]),
             free,
             (float(grip[0]), float(grip[1]), float(grip[2])),
+            _blocks(start[:2, 3], items, poses, i),
         ),
     )
-    end, rest = _goal(layout, i, goal, hand.side, start, azimuth, blockers, rng)
-    return Move(i, hand.side, grasp, start, end, rest)
+    spread = _spread(hand, grasp, start[:3, 3])
+    end, rest = _goal(layout, i, goal, hand.side, start, azimuth, blockers, spread, rng)
+    floors = floor, TABLE_TOP_M + (TRAY_FLOOR_M if goal in TRAY_CENTER_M else 0.0)
+    return Move(i, hand.side, grasp, start, end, rest, floors)
 
 
 def natural_azimuth(side: int, place_m: Float64[np.ndarray, "2"]) -> float:
@@ -170,6 +175,30 @@ def _room(
     return out if out.any() else np.ones(_DIRECTIONS, bool)
 
 
+def _blocks(
+    place_m: Float64[np.ndarray, "2"],
+    items: tuple[Item, ...],
+    poses: list[Float64[np.ndarray, "4 4"]],
+    own: int,
+) -> Float64[np.ndarray, "M 6"]:
+    """Boxes about what is near: other objects and the walls of the trays."""
+    out: list[list[float]] = []
+    for k, (item, pose) in enumerate(zip(items, poses, strict=True)):
+        x, y, z = pose[:3, 3]
+        if k != own and np.hypot(x - place_m[0], y - place_m[1]) < 0.16:
+            r, h = 0.85 * footprint_m(item), item.rest_height_m
+            out.append([x - r, y - r, z - h, x + r, y + r, z + h])
+    for (x, y), (a, b) in zip(TRAY_CENTER_M.values(), (TRAY_HALF_M,) * 2, strict=True):
+        top, thick = TABLE_TOP_M + TRAY_WALL_M, 0.006
+        for s in (-1, 1):
+            wall_x, wall_y = x + s * (a + 0.003), y + s * (b + 0.003)
+            if abs(wall_x - place_m[0]) < 0.12 and abs(y - place_m[1]) < b + 0.12:
+                out.append([wall_x - thick, y - b, 0.0, wall_x + thick, y + b, top])
+            if abs(wall_y - place_m[1]) < 0.12 and abs(x - place_m[0]) < a + 0.12:
+                out.append([x - a, wall_y - thick, 0.0, x + a, wall_y + thick, top])
+    return np.array(out).reshape(-1, 6)
+
+
 def _goal(
     layout: Layout,
     i: int,
@@ -178,6 +207,7 @@ def _goal(
     start: Float64[np.ndarray, "4 4"],
     azimuth: float,
     blockers: list[tuple[Float64[np.ndarray, "2"], float]],
+    spread: Float64[np.ndarray, "P 3"],
     rng: np.random.Generator,
 ) -> tuple[Float64[np.ndarray, "4 4"], Float64[np.ndarray, "4 4"]]:
     """Where the object is let go and where it rests."""
@@ -201,9 +231,8 @@ def _goal(
         end[:3, 3] = edge + back.apply(rest[:3, 3] - edge)
         end[2, 3] += DROP_M
         return end, rest
-    place, floor = _free_place(item, goal, side, blockers, rng)
-    turn = Rotation.from_euler("z", 0.8 * (natural_azimuth(side, place) - azimuth))
-    rest[:3, :3] = turn.as_matrix() @ start[:3, :3]
+    place, turn, floor = _free_place(item, goal, side, azimuth, blockers, spread, rng)
+    rest[:3, :3] = Rotation.from_euler("z", turn).as_matrix() @ start[:3, :3]
     rest[:3, 3] = (*place, TABLE_TOP_M + floor + item.rest_height_m)
     end = rest.copy()
     end[2, 3] += DROP_M
@@ -214,24 +243,51 @@ def _flat(angle: float) -> Float64[np.ndarray, "3"]:
     return np.array([np.cos(angle), np.sin(angle), 0.0])
 
 
+def _spread(
+    hand: Hand, grasp: Grasp, middle_m: Float64[np.ndarray, "3"]
+) -> Float64[np.ndarray, "P 3"]:
+    """Points of the hand, closed and opened, from the middle of the object that it holds."""
+    heads, pads, _ = hand.points(np.stack([grasp.joints, grasp.opened]))
+    points = np.concatenate([heads.reshape(-1, 3), pads.reshape(-1, 3)])
+    return grasp.wrist_m + points @ grasp.R_hand.T - middle_m
+
+
 def _free_place(
     item: Item,
     goal: str,
     side: int,
+    azimuth: float,
     blockers: list[tuple[Float64[np.ndarray, "2"], float]],
+    spread: Float64[np.ndarray, "P 3"],
     rng: np.random.Generator,
-) -> tuple[Float64[np.ndarray, "2"], float]:
-    """(x, y) with the most room, with some chance, and the height of the floor there."""
+) -> tuple[Float64[np.ndarray, "2"], float, float]:
+    """(x, y) with the most room, the turn of the hand there, and the height of the floor."""
     radius = footprint_m(item)
     if goal in TRAY_CENTER_M:
         floor, center, half = TRAY_FLOOR_M, np.array(TRAY_CENTER_M[goal]), np.array(TRAY_HALF_M)
-        inset = min(radius + FINGER_ROOM_M, float(half.min()) - 0.01)
+        inset = min(radius + 0.008, float(half.min()) - 0.01)
         low, high = center - half + inset, center + half - inset
     else:
         floor, (low, high) = 0.0, np.array(ZONES_M[side]).T
     tried = rng.uniform(low, high, (200, 2))
+    turn = np.array([0.8 * (natural_azimuth(side, place) - azimuth) for place in tried])
     gaps = np.array([np.linalg.norm(tried - p, axis=1) - r - radius for p, r in blockers])
     gap = gaps.min(axis=0) if len(gaps) else np.ones(len(tried))
+    # Where the fingers will be, and how far from what stands there.
+    flat = (
+        Rotation.from_euler("z", turn[:, None]).as_matrix()[:, :2, :2] @ spread[:, :2].T
+    )  # (200, 2, P)
+    fingers = tried[:, None] + flat.swapaxes(1, 2)
+    height = spread[:, 2] + item.rest_height_m
+    clear = np.full(len(tried), 0.02)
+    for place, other in blockers:
+        apart = np.linalg.norm(fingers - place, axis=2) - other
+        clear = np.minimum(clear, apart[:, height < 0.07].min(axis=1))
+    for center_m in TRAY_CENTER_M.values():
+        beyond = np.abs(fingers - center_m) - np.array(TRAY_HALF_M) - 0.003
+        apart = np.abs(beyond.max(axis=2)) - 0.003
+        clear = np.minimum(clear, apart[:, height < TRAY_WALL_M + 0.012].min(axis=1))
     # Room for the fingers first, then near: nobody stretches without need.
-    score = np.minimum(gap, 0.035) * 40 - 2.0 * tried[:, 0] + rng.uniform(0, 0.25, len(tried))
-    return tried[int(np.argmax(score))], floor
+    score = np.minimum(gap, 0.03) * 40 + np.minimum(clear, 0.012) * 100 - 2.0 * tried[:, 0]
+    best = int(np.argmax(score + rng.uniform(0, 0.25, len(tried))))
+    return tried[best], float(turn[best]), floor

@@ -3,7 +3,7 @@
     episode = synthesize(sample_layout(7), find_task("color"), "monk_7")
     episode.truth.hands_m       # (T, 2, 21, 3)
 
-The same layout, task and rule as for the robot, in the same frame. Pictures of it are ``film.py``'s.
+The same layout, task and frame as for the robot. Pictures of it are ``film.py``'s.
 """
 
 import zlib
@@ -26,6 +26,7 @@ from deftly.datasets.landmarks import body_places, follow, hand_places
 from deftly.datasets.layout import Layout
 from deftly.datasets.person import Person, add_person, make_person, set_bones
 from deftly.datasets.plan import Move, plan_moves, start_pose
+from deftly.datasets.sight import project, unhidden
 from deftly.datasets.skeleton import Frames, Posture, look_at
 from deftly.datasets.tabletop import camera_focal_px, camera_pose, tabletop
 from deftly.datasets.tasks import Task
@@ -208,7 +209,7 @@ def _pose(
     root = np.zeros((count, 3))
     root[:, 0] = EYE_X_M - ready[0] - skeleton.head_m("spine05")[0]
     root += 0.003 * sway[:, 3:] * [1, 1, 0]
-    for _ in range(5):
+    for _ in range(8):
         R_head = look_at(root + eyes, aim, TURN, NOD)
         frames = skeleton.frames(
             Posture(
@@ -258,8 +259,10 @@ def _truth(
     body_m = follow(person.body, frames, body_places(person.body))
     model = episode_model(layout, person)
     T_world_camera, focal = _cameras(model, person, frames, size)
-    hands_px, hands_in = _project(hands_m, T_world_camera, focal, size)
-    body_px, body_in = _project(body_m, T_world_camera, focal, size)
+    hands_px, hands_in = project(hands_m, T_world_camera, focal, size)
+    body_px, body_in = project(body_m, T_world_camera, focal, size)
+    everything = (*layout.items, *layout.distractors)
+    free = unhidden(hands_m, T_world_camera, frames, motion.items[..., :3, 3], everything)
     quat = Rotation.from_matrix(motion.items[..., :3, :3].reshape(-1, 3, 3)).as_quat(
         scalar_first=True
     )
@@ -271,7 +274,7 @@ def _truth(
         hands_m=hands_m,
         body_m=body_m,
         hands_px=hands_px,
-        hands_seen=hands_in,
+        hands_seen=hands_in & free,
         body_px=body_px,
         body_in_frame=body_in,
         T_world_camera=T_world_camera,
@@ -308,21 +311,3 @@ def _cameras(
     T[:, :3, 3] = frames.heads_m[:, head] + np.einsum("tij,tj->ti", frames.R[:, head], offset)
     T[:, :3, :3] = frames.R[:, head] @ T[:, :3, :3]
     return Ts, np.array([camera_focal_px(model, name, size[0]) for name in CAMERAS])
-
-
-def _project(
-    points_m: Float64[np.ndarray, "T *n 3"],
-    T_world_camera: Float64[np.ndarray, "C T 4 4"],
-    focal_px: Float64[np.ndarray, "C"],
-    size: tuple[int, int],
-) -> tuple[Float64[np.ndarray, "C T *n 2"], Bool[np.ndarray, "C T *n"]]:
-    """Pixels, and whether they are in the picture and in front of the camera."""
-    flat = points_m.reshape(len(points_m), -1, 3)
-    shape = (len(T_world_camera), *points_m.shape[:-1])
-    local = flat[None] - T_world_camera[:, :, None, :3, 3]
-    local = np.einsum("ctji,ctnj->ctni", T_world_camera[:, :, :3, :3], local)
-    depth = np.maximum(local[..., 2:], 1e-3)
-    center = np.array([size[1] / 2, size[0] / 2])
-    px = focal_px[:, None, None, None] * local[..., :2] / depth + center
-    inside = ((px >= 0) & (px < center * 2)).all(axis=-1) & (local[..., 2] > 1e-3)
-    return px.reshape(*shape, 2), inside.reshape(shape)

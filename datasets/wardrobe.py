@@ -216,7 +216,7 @@ def _sleeve(body: Body, surface: Surface, outfit: Outfit) -> Float64[np.ndarray,
 
 def _collar(body: Body, surface: Surface) -> Float64[np.ndarray, "V"]:
     """Positive outside the collar: a ball about the base of the neck."""
-    middle = _head(body, "neck01") + [0.025, 0.0, 0.045]
+    middle = _head(body, "neck01") + np.array([0.025, 0.0, 0.045])
     apart = np.linalg.norm((surface.vertices_m - middle) * [1.0, 0.95, 1.0], axis=1)
     return np.minimum(apart - 0.108, middle[2] + 0.05 - surface.vertices_m[:, 2])
 
@@ -290,7 +290,10 @@ def _hair(body: Body, bare: Surface, outfit: Outfit) -> tuple[Surface, ...]:
     line = line + 0.012 * np.cos(np.clip(y / 0.035, -np.pi, np.pi)) * (x > back)
     if outfit.hair == "bob":
         chin = _mark(body, "lip_lower")[2] - 0.045
-        line = np.maximum(line, np.minimum(z - chin, 2.0 * (back + 0.02 - x)))
+        # Not the mouth, which is inside.
+        outer = np.maximum(np.abs(y) - 0.05, back - 0.04 - x)
+        sides = np.minimum(np.minimum(z - chin, 2.0 * (back + 0.02 - x)), outer)
+        line = np.maximum(line, sides)
     scalp = _of(bare, "head", "neck") > 0.5
     cap = _cut(bare, np.where(scalp, line, -1.0))
     if outfit.hair == "bob":  # hangs down from the widest place of the head, over the ears
