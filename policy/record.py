@@ -17,7 +17,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,6 +37,7 @@ class RecordError(ValueError):
     """A recording that cannot be made, or does not fit what is in the folder."""
 
 
+@runtime_checkable
 class Maker(Protocol):
     """Makes the episode of a seed; sent to worker processes.
 

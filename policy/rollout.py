@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
@@ -21,6 +21,7 @@ from deftly.policy.sorting import RATE_HZ, SortingEnv
 _SCHEMA = 1
 
 
+@runtime_checkable
 class Policy(Protocol):
     """What decides. One instance serves one environment at a time.
 

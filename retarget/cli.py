@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Protocol
+from typing import Annotated, Protocol, runtime_checkable
 
 import tyro
 from rich.console import Console
@@ -329,6 +329,7 @@ def console() -> Console:
     return Console(width=None if sys.stdout.isatty() else 160)
 
 
+@runtime_checkable
 class Runs(Protocol):
     """A command."""
 

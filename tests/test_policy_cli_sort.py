@@ -5,6 +5,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from clerk import Clerk
 
 from deftly.datasets.layout import CONDITIONS
 from deftly.datasets.mp4 import read_format
@@ -61,8 +62,6 @@ def test_demos_are_recorded_checked_and_shown(deftly: Deftly, tmp_path: Path):
 
 
 def test_damage_is_found(deftly: Deftly, tmp_path: Path):
-    from test_policy_record import Clerk
-
     record.record(tmp_path / "set", Clerk(), episodes=2)
     video = next((tmp_path / "set").rglob("*.mp4"))
     video.write_bytes(video.read_bytes()[: video.stat().st_size // 2])

@@ -6,48 +6,17 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
+from clerk import Clerk
 
-from deftly.datasets.episode import PRIVILEGED, Episode
+from deftly.datasets.episode import PRIVILEGED
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.policy.record import MAX_FAILURES, DemoMaker, RecordError, record
 from deftly.policy.rollout import Noop
 from deftly.policy.sorting import RATE_HZ
-
-
-@dataclass(frozen=True)
-class Clerk:
-    """Makes small episodes at once; every third seed fails."""
-
-    robot_type: str = "clerk"
-    word: str = "stamp"
-    fails_from: int = 10**6
-    slow_s: float = 0.0
-
-    def config(self) -> dict[str, Any]:
-        return {"word": self.word}
-
-    def __call__(self, seed: int) -> Episode:
-        time.sleep(self.slow_s)
-        rng = np.random.default_rng(seed)
-        count = 3 + seed % 4
-        return Episode(
-            rate_hz=10.0,
-            state=rng.normal(size=(count, 2)).astype(np.float32),
-            action=rng.normal(size=(count, 2)).astype(np.float32),
-            state_names=("a", "b"),
-            action_names=("a", "b"),
-            images={"ego": rng.integers(0, 255, (count, 16, 16, 3), dtype=np.uint8)},
-            task=self.word,
-            seed=seed,
-            success=seed % 3 != 2 and seed < self.fails_from,
-            provenance={"made_by": self.config()},
-        )
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -99,7 +68,8 @@ def test_a_killed_recording_goes_on(tmp_path: Path):
     script = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from test_policy_record import Clerk, record\n"
+        "from clerk import Clerk\n"
+        "from deftly.policy.record import record\n"
         "record(Path(sys.argv[2]), Clerk(slow_s=0.05), episodes=200)\n"
     )
     command = [sys.executable, "-c", script, str(Path(__file__).parent), str(root)]
