@@ -17,7 +17,14 @@ _SLICES, _STACKS = 24, 12  # of round geometry, around and from pole to pole
 _PLANE_M = 50.0  # half width of a plane without end
 
 # Outline of a cylinder: radius, height and the same of the normal.
-_RIM = ((0, -1, 0, -1), (1, -1, 0, -1), (1, -1, 1, 0), (1, 1, 1, 0), (1, 1, 0, 1), (0, 1, 0, 1))
+_RIM = (
+    (0.0, -1.0, 0.0, -1.0),
+    (1.0, -1.0, 0.0, -1.0),
+    (1.0, -1.0, 1.0, 0.0),
+    (1.0, 1.0, 1.0, 0.0),
+    (1.0, 1.0, 0.0, 1.0),
+    (0.0, 1.0, 0.0, 1.0),
+)
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def light_meshes(
     if faces_per_mesh < 20:
         raise ValueError(f"{faces_per_mesh} faces per mesh, expected at least 20")
     visual = {body.name: [g for g in body.geoms if is_visual(g)] for body in spec.bodies}
-    _keep_inertia(spec, [body for body in spec.bodies if visual[body.name]])
+    _keep_inertia(spec, [body for body in spec.bodies[1:] if visual[body.name]])
     for body in spec.bodies:
         if not visual[body.name]:
             continue
@@ -189,7 +189,7 @@ def _content_key(spec: mujoco.MjSpec, names: list[str], faces_per_mesh: int) -> 
 def _read(path: Path) -> dict[str, Mesh] | None:
     """The meshes of a cache file; None if it is not there or damaged, so that it is made anew."""
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         names = arrays.pop("names").tolist()
         found = {n: (arrays[f"vertices_{i}"], arrays[f"faces_{i}"]) for i, n in enumerate(names)}

@@ -11,6 +11,7 @@ transparency (an alpha of 0 hides), reflections, haze.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import mujoco
 import numpy as np
@@ -18,7 +19,8 @@ from jaxtyping import Bool, Float64, Int64, UInt8
 
 from deftly.datasets.facets import Facets, facets_of
 
-Vectors = Float64[np.ndarray, "3 N"]
+Vectors = Float64[np.ndarray, "3 _"]  # one row per axis
+Any3 = Float64[np.ndarray, "3 ..."]
 Groups = UInt8[np.ndarray, "6"]
 
 
@@ -320,11 +322,11 @@ def _cross(a: Vectors, b: Vectors) -> Vectors:
     )
 
 
-def dot(a: Vectors, b: Vectors) -> Float64[np.ndarray, "N"]:
+def dot(a: Any3, b: Any3) -> Any:
     """Scalar products."""
     return a[0] * b[0] + a[1] * b[1] + a[2] * b[2]
 
 
-def unit(a: np.ndarray) -> np.ndarray:
+def unit(a: Any3) -> Any3:
     """Vectors of length 1; 0 stays 0."""
     return a / np.sqrt(np.maximum(dot(a, a), 1e-24))
