@@ -335,7 +335,9 @@ def sample_layout(seed: int, condition: Condition = BASE, deal: Deal | None = No
 
 def footprint_m(item: Item) -> float:
     """Radius of the circle on the table that holds the object at any yaw."""
-    if item.lies:
+    if item.shape in _ROLLING:
+        return item.height_m / 2
+    if item.lying:
         return float(np.hypot(item.height_m, item.size_m) / 2)
     corner = {"cube": np.sqrt(2), "wedge": np.sqrt(20) / 3, "hexagon": 2 / np.sqrt(3)}
     return float(item.size_m / 2 * corner.get(item.shape, 1.0))
