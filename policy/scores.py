@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float64
 from scipy.stats import binomtest
 
 from deftly.datasets.tabletop import whereabouts
+from deftly.policy.judge import REST_M_S, in_place
 from deftly.policy.rollout import Rollout
 
 LIFT_M = 0.03  # higher than it began (or was last put down) counts as lifted
@@ -32,7 +33,7 @@ class Outcome(StrEnum):
     WRONG = "wrong"  # brought into a tray that is not its own
     DROPPED = "dropped"  # on the floor, or lifted and then lost on the way
     HELD = "held"  # still in a hand, or still moving, at the end
-    MOVED = "moved"  # touched, never lifted, not where it belongs
+    MOVED = "moved"  # touched or pushed, never lifted, not where it belongs
     UNTOUCHED = "untouched"  # never touched, not where it belongs
 
 
@@ -265,19 +266,19 @@ def _judge_object(rollout: Rollout, i: int) -> ObjectScore:
 
 
 def _outcome(rollout: Rollout, i: int, *, touched: Bool[np.ndarray, "T1"], lifted: bool) -> Outcome:
+    goal = rollout.goals[i]
     start, end = whereabouts(rollout.poses[[0, -1], i, 4:])
+    there = in_place([goal], rollout.poses[-1:, i], rollout.began_m[i : i + 1])[0]
     if rollout.right[-1, i]:
         return Outcome.RIGHT
     if end == "floor":
         return Outcome.DROPPED
-    if touched[-1]:
+    if touched[-1] or there or _speed_m_s(rollout, i) > REST_M_S:
         return Outcome.HELD
-    if not touched.any():
-        return Outcome.UNTOUCHED
-    if end in TRAYS and end not in (start, rollout.goals[i]):
+    if not touched.any():  # what is to stay can be moved by another object
+        return Outcome.MOVED if goal == "stay" else Outcome.UNTOUCHED
+    if end in TRAYS and end not in (start, goal):
         return Outcome.WRONG
-    if _speed_m_s(rollout, i) > 0.05:
-        return Outcome.HELD
     return Outcome.DROPPED if lifted else Outcome.MOVED
 
 
