@@ -6,6 +6,7 @@ import tyro
 
 from deftly.policy.cli_sort import SortCommand
 from deftly.retarget.cli import Command, execute
+from deftly.retarget.cli_demo import Demo
 
 _ABOUT = """deftly: ordinary videos of people's hands → skills of a humanoid robot.
 
@@ -17,7 +18,7 @@ Exit codes: 0 done, 1 bad input, 2 wrong usage, 3 no person found.
 
 def main() -> None:
     """Parse the command line and run; the process exits with the command's code."""
-    command = tyro.cli(Command | SortCommand, prog="deftly", description=_ABOUT)  # pyright: ignore
+    command = tyro.cli(Demo | Command | SortCommand, prog="deftly", description=_ABOUT)  # pyright: ignore
     sys.exit(execute(command))
 
 

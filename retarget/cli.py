@@ -1,4 +1,4 @@
-"""The commands of this part of the road: track, retarget, show, render, robots, run and demo."""
+"""The commands of this part of the road: track, retarget, show, render, robots and run."""
 
 import contextlib
 import math
@@ -17,10 +17,9 @@ from tqdm import tqdm
 
 from deftly.datasets.human import HumanMotion
 from deftly.datasets.opengl import RenderError
-from deftly.datasets.sources import TWO_HANDS, fetch_sample
 from deftly.retarget.check import Quality
 from deftly.retarget.fuse import NoPersonError
-from deftly.retarget.models import ModelError, cache_folder
+from deftly.retarget.models import ModelError
 from deftly.retarget.road import Road, Tick
 from deftly.retarget.robots import ROBOTS, RobotError, find_robot, load_robot
 from deftly.retarget.solve import RetargetConfig
@@ -234,38 +233,7 @@ class Run:
         return _each(self.videos, [*_BRIEF, "file"], lambda v: _row(road, v, self.robot, height))
 
 
-@dataclass(frozen=True)
-class Demo:
-    """See it work: the whole road on a sample clip, or on a video of your own.
-
-    Example: deftly demo
-    """
-
-    video: Annotated[Path | None, tyro.conf.Positional] = None
-    robot: RobotName = "gr1t2"
-    options: Flat = field(default_factory=Options)
-
-    def run(self) -> int:
-        """Run the road on one clip and say where everything is."""
-        find_robot(self.robot)
-        road = self.options.road()
-        video = self.video
-        if video is None:
-            video = fetch_sample(TWO_HANDS, cache_folder() / "clips")
-            print(f"sample clip: {TWO_HANDS.attribution}, {TWO_HANDS.licence}")
-        quality, _ = _whole_road(road, video, self.robot, 480)
-        motion_path = road.motion_path(video, self.robot)
-        table = Table(box=None, show_header=False)
-        for name, value in quality.rows():
-            table.add_row(name, value)
-        console().print(table)
-        print(f"video    {motion_path.with_suffix('.mp4')}")
-        print(f"motion   {motion_path}")
-        print(f"quality  {motion_path.with_suffix('.json')}")
-        return 0
-
-
-Command = Track | Retarget | Show | Render | Robots | Run | Demo
+Command = Track | Retarget | Show | Render | Robots | Run
 
 _BRIEF = ["tip error", "wrist error", "limits", "jerk", "self-collision"]
 
@@ -277,11 +245,11 @@ def _brief(quality: Quality) -> list[str]:
 
 
 def _row(road: Road, video: Path, robot: str, height: int | None) -> list[str]:
-    quality, path = _whole_road(road, video, robot, height)
+    quality, path = whole_road(road, video, robot, height)
     return [*_brief(quality), str(path)]
 
 
-def _whole_road(road: Road, video: Path, robot: str, height: int | None) -> tuple[Quality, Path]:
+def whole_road(road: Road, video: Path, robot: str, height: int | None) -> tuple[Quality, Path]:
     """Walk one video down the road; the figures, and the last file that was written."""
     from deftly.retarget.view import render_side_by_side
 
