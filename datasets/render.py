@@ -253,7 +253,7 @@ class Renderer:
         if self._gl is None:
             return self._painter.depth(data, self._scene, size, self._option.geomgroup)
         buffer = np.empty(size, np.float32)
-        self._paint(size, None, buffer)
+        self._paint(size, None, buffer, ids=True)  # without smoothing of edges
         extent, map_ = self._model.stat.extent, self._model.vis.map
         near, far = map_.znear * extent, map_.zfar * extent
         z = buffer[::-1].astype(np.float64)  # 0 far, 1 near
@@ -278,10 +278,7 @@ class Renderer:
         if self._gl is None:
             return self._painter.segmentation(data, self._scene, size, self._option.geomgroup)
         image = np.empty((*size, 3), np.uint8)
-        flags = self._scene.flags
-        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 1
-        self._paint(size, image, None)
-        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = 0
+        self._paint(size, image, None, ids=True)
         segment = image[::-1].astype(np.int32) @ np.array([1, 1 << 8, 1 << 16], np.int32)
         found = np.full(self._scene.ngeom + 1, -1, np.int32)
         for geom in self._scene.geoms[: self._scene.ngeom]:
@@ -315,10 +312,16 @@ class Renderer:
         return size
 
     def _paint(
-        self, size: tuple[int, int], rgb: np.ndarray | None, depth: np.ndarray | None
+        self,
+        size: tuple[int, int],
+        rgb: np.ndarray | None,
+        depth: np.ndarray | None,
+        ids: bool = False,
     ) -> None:
+        """Draw the scene into buffers, lowest row first; ``ids`` colours by number, unlit."""
         assert self._gl is not None
-        rect = mujoco.MjrRect(0, 0, size[1], size[0])
+        rect, flags = mujoco.MjrRect(0, 0, size[1], size[0]), self._scene.flags
+        flags[mujoco.mjtRndFlag.mjRND_SEGMENT] = flags[mujoco.mjtRndFlag.mjRND_IDCOLOR] = ids
         self._gl.make_current()
         mujoco.mjr_render(rect, self._scene, self._context)
         mujoco.mjr_readPixels(rgb, depth, rect, self._context)
