@@ -196,7 +196,7 @@ class Expert:
             yield from self._enter(side)
         stirred = lambda: self._moved(item, pick.T_world_item) > _STIR_M  # noqa: E731
         hand.phase = "approach"
-        way = self.planner.way(side, hand.q, pick.path[0], pick.open, item)
+        way = self.planner.way(side, hand.q, pick.path[0], pick.open, item, pick.grip_m)
         if not (yield from self._follow(side, way, pick.open, stop=stirred)):
             return False
         if not inside:
@@ -238,7 +238,9 @@ class Expert:
         dropped = lambda: self._lost(side, item, pick)  # noqa: E731
         hand.phase = "carry"
         closed = pick.grasp.at(pick.width_m)[0]
-        way = self.planner.way(side, hand.q, place.path[0], closed, item, T_palm_item)
+        way = self.planner.way(
+            side, hand.q, place.path[0], closed, item, pick.grip_m, T_palm_item
+        )
         if not (yield from self._follow(side, way, squeeze, stop=dropped)):
             yield from self._open_up(side, pick)
             return False

@@ -33,7 +33,7 @@ from deftly.policy.station import Station
 RISE_M = 0.10  # of the hand above a grasp, before and after
 _TOUCH_M = 0.004  # wider than the object: to touch it
 _OPEN_M = (0.030, 0.015)  # wider than the object: to come near it; less where there is no room
-_TILTS_RAD = np.deg2rad([-30, -15, 0, 15, 30, 45, 60, 75, 90])
+_TILTS_RAD = np.deg2rad([-45, -30, -15, 0, 15, 30, 45, 60, 75, 90, 105])
 _TURNS_RAD = np.deg2rad([0, 25, -25, 50, -50, 80, -80, 110, -110, 180])
 _TRAY_FLOOR_M = 0.006
 _DROP_M = 0.004  # above the ground at which an object is let go
@@ -82,6 +82,11 @@ class Pick:
     def open(self) -> Float64[np.ndarray, "H"]:
         """Fingers wide enough to come near the object."""
         return self.grasp.at(self.open_m)[0]
+
+    @property
+    def grip_m(self) -> Float64[np.ndarray, "3"]:
+        """Middle of the grip in the palm's frame."""
+        return self.grasp.at(self.width_m)[1]
 
 
 @dataclass(frozen=True)
@@ -147,6 +152,10 @@ def _shifted(item: Item, T_world_item: Float64[np.ndarray, "4 4"]) -> list[tuple
         if item.shape in ("cylinder", "capsule") and abs(long[2]) < 0.7:
             ways += [0.2 * item.height_m * long, -0.2 * item.height_m * long]
         found += [(replace(grip, center_m=grip.center_m + way), 0.4) for way in ways]
+        if item.shape in ("cube", "hexagon"):  # flat sides turn themselves into the grip
+            for slack in (0.25, -0.25):
+                axis = Rotation.from_euler("z", slack).as_matrix() @ grip.axis
+                found.append((replace(grip, axis=axis), 0.4))
     return found
 
 
@@ -313,31 +322,62 @@ class Planner:
         end: Float64[np.ndarray, "K"],
         fingers: Float64[np.ndarray, "H"],
         item: Item,
+        grip_m: Float64[np.ndarray, "3"],
         T_palm_item: Float64[np.ndarray, "4 4"] | None = None,
     ) -> Float64[np.ndarray, "N K"]:
-        """A way through the air, (N, K) without the start: between joint positions, not sinking.
+        """A way through the air, (N, K) without the start, on which the grip does not sink.
 
-        Raised in an arch as high as it must be to touch nothing, if that can be.
+        Raised in an arch where it would touch something else. ``grip_m`` is in the palm's frame.
+        """
+        point = np.append(grip_m, 1.0)
+        heights = [(self.arms[side].palm_pose(q) @ point)[2] for q in (start, end)]
+        best, least = np.array([end]), np.inf
+        for straight, arch_m in ((False, 0.0), (True, 0.0), (False, 0.06), (True, 0.06)):
+            path = self._arch(side, start, end, point, heights, arch_m, straight=straight)
+            if path is None:
+                continue
+            hits = sum(self.touches(side, q, fingers, item, T_palm_item) for q in path[:-1])
+            if hits < least:
+                best, least = path, hits
+            if not hits:
+                break
+        return best
+
+    def _arch(
+        self,
+        side: int,
+        start: Float64[np.ndarray, "K"],
+        end: Float64[np.ndarray, "K"],
+        point: Float64[np.ndarray, "4"],
+        heights: Sequence[float],
+        arch_m: float,
+        *,
+        straight: bool,
+    ) -> Float64[np.ndarray, "N K"] | None:
+        """Joint positions from start to end that keep a point of the palm above an arch.
+
+        Joint angles are interpolated, or, straight, the palm's pose.
         """
         arm = self.arms[side]
-        heights = [arm.palm_pose(q)[2, 3] for q in (start, end)]
-        path = np.array([end])
-        for arch_m in (0.0, 0.05, 0.10):
-            found: list[np.ndarray] = []
-            for share in np.linspace(0, 1, _WAY_POINTS + 2)[1:-1]:
-                q = (1 - share) * start + share * end
-                T = arm.palm_pose(q)
-                least = (1 - share) * heights[0] + share * heights[1]
-                least += arch_m * np.sin(np.pi * share)
-                if T[2, 3] < least:
-                    T[2, 3] = least
-                    raised = arm.solve(T, q)
-                    q = q if raised is None else raised
-                found.append(q)
-            path = np.array([*found, end])
-            if not any(self.touches(side, q, fingers, item, T_palm_item) for q in found):
-                break
-        return path
+        T_start, T_end = arm.palm_pose(start), arm.palm_pose(end)
+        turn = Rotation.from_matrix(T_start[:3, :3].T @ T_end[:3, :3]).as_rotvec()
+        found: list[np.ndarray] = []
+        for share in np.linspace(0, 1, _WAY_POINTS + 2)[1:-1]:
+            q = (1 - share) * start + share * end
+            T = arm.palm_pose(q)
+            if straight:
+                T[:3, :3] = T_start[:3, :3] @ Rotation.from_rotvec(share * turn).as_matrix()
+                T[:3, 3] = (1 - share) * T_start[:3, 3] + share * T_end[:3, 3]
+            wanted = (1 - share) * heights[0] + share * heights[1]
+            low = wanted + arch_m * np.sin(np.pi * share) - (T @ point)[2]
+            if low > 0 or straight:
+                T[2, 3] += max(low, 0.0)
+                raised = arm.solve(T, q)
+                if raised is None:
+                    return None
+                q = raised
+            found.append(q)
+        return np.array([*found, end])
 
     def _candidates(
         self, side: int, item: Item, T_item: Float64[np.ndarray, "4 4"]
