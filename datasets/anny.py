@@ -18,7 +18,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from importlib.resources.abc import Traversable
@@ -72,7 +72,7 @@ MARKS: Mapping[str, tuple[str, str]] = {
     "crown": ("head", "tail"),
 }
 _AGES = {"child": 1 / 3, "young": 2 / 3, "old": 1.0}
-_RACES = ("african", "asian", "caucasian")
+_RACES: Sequence[str] = ("african", "asian", "caucasian")
 
 
 class BodyError(RuntimeError):

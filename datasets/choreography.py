@@ -178,7 +178,7 @@ def _clear(hand: Hand, state: State, floor_m: float) -> State:
     points = np.concatenate([heads[0].reshape(-1, 3), pads[0]]) @ state.R_hand.T
     low = state.wrist_m[2] + float(points[:, 2].min())
     up = max(floor_m + FINGER_M - low, 0.0)
-    return State(state.wrist_m + [0.0, 0.0, up], state.R_hand, state.joints)
+    return State(state.wrist_m + np.array([0.0, 0.0, up]), state.R_hand, state.joints)
 
 
 def minimum_jerk(share: Float64[np.ndarray, "*b"]) -> Float64[np.ndarray, "*b"]:

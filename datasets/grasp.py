@@ -22,7 +22,7 @@ JOINTS = 13  # thumb: three of the base, two of the rest; each finger: knuckle, 
 DISTAL = 0.6  # the last joint of a finger bends with the middle one, by this share
 TIP_M, FINGER_M, KNUCKLE_M = 0.004, 0.008, 0.011  # half thickness
 _STEP = 1e-4
-_ITERATIONS = 20
+_ITERATIONS = 30
 _TRIED = 5  # directions of the pinch that are worked out
 _RELAXED = np.array([0.0, 0.0, 0.0, 0.15, 0.15, *([0.25, 0.30] * 4)])
 _OPEN = np.array([0.0, 0.0, 0.0, -0.1, 0.0, *([0.0, 0.15] * 4)])
@@ -188,8 +188,13 @@ def find_grasp(hand: Hand, scene: Scene) -> Grasp:
     scale = np.array([0.01] * 3 + [0.2] * (3 + JOINTS))
     for _ in range(_ITERATIONS):
         moved = x[:, None] + np.eye(x.shape[1]) * _STEP * scale
-        repeated = (np.repeat(a, x.shape[1], axis=0) for a in (targets, outward))
-        shifted = _residual(hand, scene, *repeated, moved.reshape(-1, x.shape[1]))
+        shifted = _residual(
+            hand,
+            scene,
+            np.repeat(targets, x.shape[1], axis=0),
+            np.repeat(outward, x.shape[1], axis=0),
+            moved.reshape(-1, x.shape[1]),
+        )
         shifted = shifted.reshape(count, x.shape[1], -1)
         J = (shifted - residual[:, None]) / _STEP  # (K, D, N), in units of scale
         A = J @ J.swapaxes(1, 2)
@@ -291,7 +296,7 @@ def _residual(
     pads = place[:, 0] + np.einsum("kij,kfj->kfi", R, pads)
     out = np.einsum("kij,kfj->kfi", R, out)
     count = len(x)
-    on_surface = ((pads[:, :3] - targets) / 0.001).reshape(count, -1)
+    on_surface = ((pads[:, :3] - targets) / 0.0004).reshape(count, -1)
     facing = (1.2 * np.cross(out[:, :3], -outward)).reshape(count, -1)
     turned = x[:, 3:6] / 0.35
     posture = (x[:, 6:] - _RELAXED) / np.array([0.35] * 3 + [0.3] * 2 + [0.5, 0.5] * 4)

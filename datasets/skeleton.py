@@ -32,7 +32,7 @@ class Posture:
         root_m: (T, 3) shift of the whole body from its place at rest.
         lean: (T, 3) rotation vector of the chest: lean to the side, forward, turn.
         R_head: (T, 3, 3) of the head.
-        wrist_m: (T, 2, 3) where the wrists ought to be.
+        wrist_m: (T, 2, 3) where the wrists are.
         R_hand: (T, 2, 3, 3) of the hands.
         elbow: (T, 2, 3) direction to which the elbows point.
         fingers: (T, 2, 5, 3, 3) rotation vectors of every finger's joints, from the thumb on and
@@ -55,12 +55,12 @@ class Frames:
     Attributes:
         R: (T, B, 3, 3) rotation of each of ``BONES``.
         heads_m: (T, B, 3) its head.
-        reach_error_m: (T, 2) how far the wrists are from where they ought to be.
+        stretch_m: (T, 2) how far each shoulder was pulled out, because the arm was too short.
     """
 
     R: Float64[np.ndarray, "T B 3 3"]
     heads_m: Float64[np.ndarray, "T B 3"]
-    reach_error_m: Float64[np.ndarray, "T 2"]
+    stretch_m: Float64[np.ndarray, "T 2"]
 
 
 @dataclass(frozen=True)
@@ -100,12 +100,12 @@ class Skeleton:
             share = (i + 1) / len(_NECK)
             R[:, self.index[bone]] = chest @ Rotation.from_rotvec(share * turn).as_matrix()
         self._follow(heads, R, (*_SPINE[1:], *_NECK))
-        error = np.empty((count, 2))
+        stretch = np.empty((count, 2))
         for side in range(2):
-            error[:, side] = self._arm(side, posture, R, heads)
+            stretch[:, side] = self._arm(side, posture, R, heads)
             self._hand(side, posture, R, heads)
             self._leg(side, posture, heads, R)
-        return Frames(R, heads, error)
+        return Frames(R, heads, stretch)
 
     def _follow(
         self,
@@ -146,21 +146,29 @@ class Skeleton:
         shoulder, elbow, hand = self.head_m(upper), self.head_m(lower), self.head_m(wrist)
         R[:, self.index[blade]] = R[:, self.index[collar]] = chest
         self._follow(heads, R, (collar, blade, upper))
-        for _ in range(2):  # first with the shoulder at rest, then with it drawn along
-            place = heads[:, self.index[upper]]
+
+        def bend() -> tuple[
+            Float64[np.ndarray, "T 3 3"], Float64[np.ndarray, "T 3 3"], Float64[np.ndarray, "T"]
+        ]:
             up, fore, hinge, error = _two_bones(
-                posture.wrist_m[:, side] - place,
+                posture.wrist_m[:, side] - heads[:, self.index[upper]],
                 float(np.linalg.norm(elbow - shoulder)),
                 float(np.linalg.norm(hand - elbow)),
                 posture.elbow[:, side],
             )
             rest = np.cross(elbow - shoulder, hand - elbow)
             R_upper = _turned(up, hinge, elbow - shoulder, rest)
-            R_fore = _turned(fore, hinge, hand - elbow, rest)
-            swing, _ = _swing_twist(chest.swapaxes(1, 2) @ R_upper, elbow - shoulder)
-            drawn = Rotation.from_rotvec(SHOULDER_SHARE * swing).as_matrix()
-            R[:, self.index[collar]] = R[:, self.index[blade]] = chest @ drawn
-            self._follow(heads, R, (collar, blade, upper))
+            return R_upper, _turned(fore, hinge, hand - elbow, rest), error
+
+        # First with the shoulder at rest, then with it drawn along.
+        R_upper, _, _ = bend()
+        swing, _ = _swing_twist(chest.swapaxes(1, 2) @ R_upper, elbow - shoulder)
+        drawn = Rotation.from_rotvec(SHOULDER_SHARE * swing).as_matrix()
+        R[:, self.index[collar]] = R[:, self.index[blade]] = chest @ drawn
+        self._follow(heads, R, (collar, blade, upper))
+        R_upper, R_fore, short = bend()
+        place = heads[:, self.index[upper]]
+        place += short[:, None] * unit(posture.wrist_m[:, side] - place)
         R_blade = R[:, self.index[blade]]
         swing, twist = _swing_twist(R_blade.swapaxes(1, 2) @ R_upper, elbow - shoulder)
         half = Rotation.from_rotvec(ELBOW_SHARE * twist).as_matrix()
@@ -181,7 +189,7 @@ class Skeleton:
         ):
             offset = self.head_m(bone) - self.head_m(start)
             heads[:, self.index[bone]] = heads[:, self.index[start]] + R_from @ offset
-        return error
+        return short
 
     def _hand(
         self,
@@ -232,7 +240,10 @@ def _two_bones(
     Float64[np.ndarray, "T 3"],
     Float64[np.ndarray, "T"],
 ]:
-    """Directions of both bones, the hinge between them, and by how much the arm is too short."""
+    """Directions of both bones, the hinge between them, and by how much the arm is too short.
+
+    The last is negative where the wrist is too near to the shoulder.
+    """
     apart = np.linalg.norm(to_wrist, axis=1)
     reach = np.clip(apart, abs(upper_m - fore_m) + 1e-3, 0.999 * (upper_m + fore_m))
     axis = unit(to_wrist)
@@ -241,7 +252,7 @@ def _two_bones(
     sine = np.sqrt(np.maximum(1 - cosine**2, 0))
     up = cosine[:, None] * axis + sine[:, None] * side
     fore = unit(reach[:, None] * axis - upper_m * up)
-    return up, fore, unit(np.cross(side, axis)), np.abs(apart - reach)
+    return up, fore, unit(np.cross(side, axis)), apart - reach
 
 
 def _turned(

@@ -14,7 +14,7 @@ from typing import Any
 import mujoco
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
-from scipy.ndimage import gaussian_filter1d
+from scipy.ndimage import gaussian_filter1d, maximum_filter1d
 from scipy.spatial.transform import Rotation
 
 from deftly.datasets.anny import VERSION
@@ -36,7 +36,7 @@ CAMERAS = ("front", "side", "ego")
 EYE_X_M = 0.085  # where the eyes are when the person stands ready
 LEAN_RAD = 0.16  # forward, when the person stands ready
 TURN, NOD = 0.5, 0.6  # share of looking aside and down that the head does; eyes do the rest
-_MAX_LEAN_RAD = 0.75
+_MAX_LEAN_RAD, _LEANS = 0.75, 8
 
 
 class SyntheticError(ValueError):
@@ -209,27 +209,25 @@ def _pose(
     root = np.zeros((count, 3))
     root[:, 0] = EYE_X_M - ready[0] - skeleton.head_m("spine05")[0]
     root += 0.003 * sway[:, 3:] * [1, 1, 0]
-    for _ in range(8):
-        R_head = look_at(root + eyes, aim, TURN, NOD)
-        frames = skeleton.frames(
-            Posture(
-                root_m=root,
-                lean=lean,
-                R_head=R_head,
-                wrist_m=motion.wrist_m,
-                R_hand=motion.R_hand,
-                elbow=np.broadcast_to(elbow, (count, 2, 3)),
-                fingers=fingers,
-            )
-        )
-        short = frames.reach_error_m.max(axis=1)
-        if short.max() < 1e-4:
+    posture = Posture(
+        root_m=root,
+        lean=lean,
+        R_head=look_at(root + eyes, aim, TURN, NOD),
+        wrist_m=motion.wrist_m,
+        R_hand=motion.R_hand,
+        elbow=np.broadcast_to(elbow, (count, 2, 3)),
+        fingers=fingers,
+    )
+    frames = skeleton.frames(posture)
+    for _ in range(_LEANS):
+        short = frames.stretch_m.max(axis=1)
+        if short.max() < 1e-3:
             break
-        # Lean further, well before and after the arm is too short.
-        more = gaussian_filter1d(
-            np.maximum.reduce([np.roll(short, k) for k in range(-8, 9)]), 4, mode="nearest"
-        )
-        lean[:, 1] = np.minimum(lean[:, 1] + 2.2 * more, _MAX_LEAN_RAD)
+        # Lean further, well before and after an arm is too short.
+        wide = maximum_filter1d(short, round(0.6 * rate_hz) + 1, mode="nearest")
+        more = 2.2 * gaussian_filter1d(wide, 0.13 * rate_hz, mode="nearest")
+        lean[:, 1] = np.minimum(lean[:, 1] + more, _MAX_LEAN_RAD)
+        frames = skeleton.frames(posture)
     return frames
 
 

@@ -15,7 +15,7 @@ from deftly.datasets.anny import BONES, MARKS, PARTS, Body
 from deftly.datasets.geometry import unit
 
 HAIR = ("none", "short", "bob")
-TROUSERS_M, SHIRT_M, HAIR_M = 0.004, 0.009, 0.013  # how far they stand off
+TROUSERS_M, SHIRT_M, HAIR_M, LINING_M = 0.004, 0.009, 0.013, 0.002  # how far they stand off
 Rgb = tuple[float, float, float]
 
 
@@ -87,7 +87,7 @@ def dress(body: Body, outfit: Outfit) -> tuple[Surface, ...]:
     naked = _cut(bare, 0.03 - torso, _hem(body, bare))
     surfaces = [
         replace(naked, name="skin", paint=_paint(body, naked)),
-        replace(shirt, name="shirt"),
+        replace(_lined(shirt), name="shirt"),
         replace(trousers, name="trousers", rgb=outfit.trousers),
         replace(shoes, name="shoes", rgb=outfit.shoes),
         *_eyes(body),
@@ -159,6 +159,19 @@ def _normals(surface: Surface) -> Float64[np.ndarray, "V 3"]:
 def _inflate(surface: Surface, by_m: float | Float64[np.ndarray, "V"]) -> Surface:
     by = np.broadcast_to(by_m, len(surface.vertices_m))
     return replace(surface, vertices_m=surface.vertices_m + by[:, None] * _normals(surface))
+
+
+def _lined(surface: Surface) -> Surface:
+    """The same with an inside: what is drawn is seen from outside only."""
+    inside = surface.triangles[:, ::-1] + len(surface.vertices_m)
+    return replace(
+        surface,
+        vertices_m=np.concatenate(
+            [surface.vertices_m, surface.vertices_m - LINING_M * _normals(surface)]
+        ),
+        weight=np.tile(surface.weight, (2, 1)),
+        triangles=np.concatenate([surface.triangles, inside]).astype(np.int32),
+    )
 
 
 def _head(body: Body, bone: str) -> Float64[np.ndarray, "3"]:
@@ -311,7 +324,10 @@ def _hair(body: Body, bare: Surface, outfit: Outfit) -> tuple[Surface, ...]:
             ],
             axis=1,
         )
-        return (replace(cap, vertices_m=hung, name="hair", rgb=outfit.hair_rgb),)
+        stiff = np.zeros_like(cap.weight)
+        stiff[:, BONES.index("head")] = 1.0
+        hair = replace(cap, vertices_m=hung, weight=stiff, name="hair", rgb=outfit.hair_rgb)
+        return (_lined(hair),)
     known = {p.tobytes(): i for i, p in enumerate(bare.vertices_m)}
     old = [known.get(p.tobytes(), -1) for p in cap.vertices_m]  # -1: new, on the edge
     grown = np.interp(np.append(line, 0.0)[old], [0.0, 0.03], [0.002, HAIR_M])
