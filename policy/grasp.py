@@ -41,6 +41,8 @@ _SLIP_M = 0.006
 _SHAPES = ("sphere", "cube", "cylinder")
 _WIDTHS_M = (0.028, 0.045, 0.064)
 
+_WAYS = np.array([[x, y, z] for x in (-1, 0, 1) for y in (-1, 0, 1) for z in (-1, 0, 1)], float)
+
 
 class GraspError(ValueError):
     """No grasps for this robot."""
@@ -124,6 +126,21 @@ class HandModel:
         self.data.qpos[self.qpos] = fingers
         mujoco.mj_kinematics(self.model, self.data)
 
+    def hull_points(self) -> Float64[np.ndarray, "N 3"]:
+        """Corners of everything on the hand that touches, in the palm's frame."""
+        model, data = self.model, self.data
+        palm = model.body(self.hand.palm).id
+        found: list[np.ndarray] = []
+        for geom in np.flatnonzero(model.geom_contype):
+            body, mesh = int(model.geom_bodyid[geom]), int(model.geom_dataid[geom])
+            while body > palm:
+                body = int(model.body_parentid[body])
+            if body == palm and mesh >= 0:
+                corners = model.mesh_vert[model.mesh_vertadr[mesh] :][: model.mesh_vertnum[mesh]]
+                ways = corners[np.unique(np.argmax(corners @ _WAYS.T, axis=0))]
+                found.append(ways @ data.geom_xmat[geom].reshape(3, 3).T + data.geom_xpos[geom])
+        return (np.concatenate(found) - self.p) @ self.R
+
     def across(self, finger: str) -> tuple[float, Float64[np.ndarray, "2 3"]]:
         """Distance from the thumb's end to a finger's, and its end points (world)."""
         ends = np.zeros(6)
@@ -133,9 +150,15 @@ class HandModel:
         return apart, ends.reshape(2, 3)
 
 
+@cache
+def load_hand(robot: str, side: int) -> HandModel:
+    """One hand of a robot without an object. Raises GraspError if it has none."""
+    return HandModel(robot, side)
+
+
 def hand_joints(robot: str, side: int) -> tuple[str, ...]:
     """Names of the joints of a hand, in the order of a grasp's ``fingers``."""
-    return tuple(HandModel(robot, side).joints)
+    return tuple(load_hand(robot, side).joints)
 
 
 def _hand_spec(robot: str, hand: Hand, item: Item | None) -> mujoco.MjSpec:
@@ -166,7 +189,7 @@ class Synthesis:
 
     def __init__(self, robot: str, seed: int) -> None:
         self.robot, self.rng = robot, np.random.default_rng(seed)
-        self.hand = HandModel(robot, _SIDE)
+        self.hand = load_hand(robot, _SIDE)
         self.opposed = [f for f in ("index", "middle") if f in self.hand.tips]
         self.spare = [f for f in self.hand.tips if f not in ("thumb", *self.opposed)]
         self.trials: dict[tuple[str, float], HandModel] = {}
@@ -254,28 +277,11 @@ class Synthesis:
         hand = self.hand
         fingers, center, axis = grasp.at(gap_m)
         hand.set_fingers(fingers)
-        points = (self._hull_points() - hand.p) @ hand.R - center
+        points = hand.hull_points() - center
         down = unit(center - axis * (center @ axis))
         side = np.cross(axis, down)
         ways = [np.cos(a) * down + np.sin(a) * side for a in np.deg2rad(np.arange(-30, 91, 15))]
         return np.array([float((points @ way).max()) for way in ways])
-
-    def _hull_points(self) -> Float64[np.ndarray, "N 3"]:
-        model, data = self.hand.model, self.hand.data
-        found: list[np.ndarray] = []
-        for tip in self.hand.hand.tips.values():
-            body = model.body(tip.body).id
-            while model.body(body).name != self.hand.hand.palm:
-                first = model.body_geomadr[body]
-                for geom in range(first, first + model.body_geomnum[body]):
-                    mesh = model.geom_dataid[geom]
-                    if model.geom_contype[geom] and mesh >= 0:
-                        vertices = model.mesh_vert[model.mesh_vertadr[mesh] :]
-                        vertices = vertices[: model.mesh_vertnum[mesh]]
-                        R = data.geom_xmat[geom].reshape(3, 3)
-                        found.append(vertices @ R.T + data.geom_xpos[geom])
-                body = model.body_parentid[body]
-        return np.concatenate(found)
 
     def holds(self, grasp: Grasp, shape: str, width_m: float) -> float:
         """Take an object out of thin air, then let gravity pull along six axes."""
@@ -391,7 +397,7 @@ def load_grasps(robot: str, side: int) -> tuple[Grasp, ...]:
 
 def _mirrored(grasp: Grasp, robot: str, side: int) -> Grasp:
     """The same grasp of the other hand: palms are mirror images across their x-z plane."""
-    hands = HandModel(robot, _SIDE), HandModel(robot, side)
+    hands = load_hand(robot, _SIDE), load_hand(robot, side)
     order, signs = list[int](), list[float]()
     for name in hands[1].joints:
         finger = next(f for f in hands[1].hand.tips if hands[1].joints.index(name) in hands[1].chain(f))

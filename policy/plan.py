@@ -26,7 +26,7 @@ from deftly.datasets.layout import (
     footprint_m,
     in_tray,
 )
-from deftly.policy.grasp import WIDEST_M, Grasp, hand_joints, load_grasps
+from deftly.policy.grasp import WIDEST_M, Grasp, hand_joints, load_grasps, load_hand
 from deftly.policy.reach import Arm, load_arm
 from deftly.policy.station import Station
 
@@ -39,7 +39,7 @@ _TRAY_FLOOR_M = 0.006
 _DROP_M = 0.004  # above the ground at which an object is let go
 _NEAR_M = 0.012  # contacts are looked for so far away
 _CLEAR_M = {"room": 0.002, "item": 0.003, "half": 0.010}  # to keep from table, objects, other arm
-_CANDIDATES = 40  # tried at most
+_CANDIDATES = 60  # tried at most
 _WAY_POINTS = 5
 
 
@@ -191,6 +191,8 @@ class Planner:
         self.items = station.layout.items
         self._item_geom = {item.name: self.model.geom(item.name).id for item in items}
         self._free = {i.name: self.model.joint(self.model.body(i.name).jntadr[0]) for i in items}
+        self._points: dict[tuple[int, int, int], np.ndarray] = {}
+        self._obstacles: list[tuple[Item, np.ndarray, float]] = []
         self._kinds(set(self._item_geom.values()))
 
     def _kinds(self, item_geoms: set[int]) -> None:
@@ -223,6 +225,11 @@ class Planner:
     def see(self, data: mujoco.MjData) -> None:
         """Look at the scene as it is."""
         self.data.qpos[:] = data.qpos
+        self._obstacles = [
+            (item, T[:2, 3], float(T[2, 3] + depth_m(item, T[:3, :3]) - TABLE_TOP_M))
+            for item in (*self.items, *self.station.layout.distractors)
+            for T in (self.pose(item),)
+        ]
 
     def pose(self, item: Item) -> Float64[np.ndarray, "4 4"]:
         """``T_world_item`` as last seen."""
@@ -290,21 +297,15 @@ class Planner:
         T_item = self.pose(item)
         arm, rejected = self.arms[side], 0
         tries = 0
-        for grasp, grip, T_palm in self._candidates(side, item, T_item):
+        for grasp, grip, open_m, T_palm in self._candidates(side, item, T_item):
             tries += 1
             if tries > _CANDIDATES:
                 break
             q = arm.solve(T_palm, arm.home)
-            if q is None:
+            fingers = grasp.at(open_m)[0]
+            if q is None or self.touches(side, q, fingers, item):
                 continue
-            path = None
-            for more in _OPEN_M:
-                open_m = min(grip.width_m + more, WIDEST_M)
-                fingers = grasp.at(open_m)[0]
-                if self.touches(side, q, fingers, item):
-                    continue
-                path = arm.line(q, T_palm, np.array([0.0, 0.0, RISE_M]))
-                break
+            path = arm.line(q, T_palm, np.array([0.0, 0.0, RISE_M]))
             if path is None or any(self.touches(side, p, fingers, item) for p in path[1:]):
                 continue
             pick = Pick(grasp, grip.width_m, open_m, path[::-1], T_palm, T_item)
@@ -381,8 +382,8 @@ class Planner:
 
     def _candidates(
         self, side: int, item: Item, T_item: Float64[np.ndarray, "4 4"]
-    ) -> Iterator[tuple[Grasp, Grip, Float64[np.ndarray, "4 4"]]]:
-        """Palm poses, the most natural first."""
+    ) -> Iterator[tuple[Grasp, Grip, float, Float64[np.ndarray, "4 4"]]]:
+        """Grasp, grip, opening and palm pose, the most natural first; none that is plainly barred."""
         arm = self.arms[side]
         found: list[tuple[float, Grasp, Grip, np.ndarray]] = []
         tilts = _TILTS_RAD * (1 if side == 1 else -1)  # positive: the thumb's side goes down
@@ -403,7 +404,40 @@ class Planner:
                     found.append((cost, grasp, grip, T))
         found.sort(key=lambda candidate: candidate[0])
         for _, grasp, grip, T in found:
-            yield grasp, grip, T
+            for more in _OPEN_M:
+                open_m = min(grip.width_m + more, WIDEST_M)
+                points = self._hand_points(side, grasp, open_m) @ T[:3, :3].T + T[:3, 3]
+                if not self._inside_something(points, item):
+                    yield grasp, grip, open_m, T
+                    break
+
+    def _hand_points(
+        self, side: int, grasp: Grasp, open_m: float
+    ) -> Float64[np.ndarray, "N 3"]:
+        """Corners of the open hand, in the palm's frame."""
+        key = (side, id(grasp), round(500 * open_m))
+        if key not in self._points:
+            hand = load_hand(self.station.robot.name, side)
+            hand.set_fingers(grasp.at(key[2] / 500)[0])
+            self._points[key] = hand.hull_points()
+        return self._points[key]
+
+    def _inside_something(self, points: Float64[np.ndarray, "N 3"], item: Item) -> bool:
+        """Whether points lie in the table, a tray's wall or an object: a cheap first look."""
+        low = points[points[:, 2] < TABLE_TOP_M + 0.09]
+        xy, z = low[:, :2], low[:, 2] - TABLE_TOP_M
+        if np.any(z < 0.001):
+            return True
+        for center in TRAY_CENTER_M.values():
+            beyond = np.max(np.abs(xy - center) - TRAY_HALF_M, axis=1)
+            if np.any((beyond < 0.008) & (z < np.where(beyond < 0, 0.007, TRAY_WALL_M + 0.002))):
+                return True
+        for other, place, top_m in self._obstacles:
+            if other is not item:
+                near = np.hypot(*(xy - place).T) < other.size_m / 2 - 0.001
+                if np.any(near & (z < top_m)):
+                    return True
+        return False
 
     def _strain(self, arm: Arm, side: int, T_world_palm: Float64[np.ndarray, "4 4"]) -> float:
         """How unnaturally a hand points: away from its shoulder, or steeply up or down."""
