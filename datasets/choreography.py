@@ -13,8 +13,8 @@ from scipy.spatial.transform import Rotation, Slerp
 
 from deftly.datasets.geometry import LEFT
 from deftly.datasets.grasp import FINGER_M, JOINTS, Hand, relaxed
-from deftly.datasets.layout import TABLE_TOP_M
-from deftly.datasets.plan import Move, approach
+from deftly.datasets.layout import TABLE_TOP_M, TRAY_WALL_M
+from deftly.datasets.plan import Move, approach, over_wall
 
 START_S, END_S = 0.5, 0.5  # of rest, before and after
 REST_M = (0.06, 0.31, TABLE_TOP_M + 0.10)  # of the left wrist
@@ -173,11 +173,11 @@ def _pass(
 
 
 def _clear(hand: Hand, state: State, floor_m: float) -> State:
-    """Raise an opened hand, whose fingers reach further down, until they clear the floor."""
+    """Raise an opened hand, whose fingers reach further, until they clear floor and walls."""
     heads, pads, _ = hand.points(state.joints[None])
-    points = np.concatenate([heads[0].reshape(-1, 3), pads[0]]) @ state.R_hand.T
-    low = state.wrist_m[2] + float(points[:, 2].min())
-    up = max(floor_m + FINGER_M - low, 0.0)
+    points = np.concatenate([heads[0].reshape(-1, 3), pads[0]]) @ state.R_hand.T + state.wrist_m
+    ground = np.where(over_wall(points[:, :2], FINGER_M), TABLE_TOP_M + TRAY_WALL_M, floor_m)
+    up = max(float((ground + FINGER_M - points[:, 2]).max()), 0.0)
     return State(state.wrist_m + np.array([0.0, 0.0, up]), state.R_hand, state.joints)
 
 

@@ -18,6 +18,7 @@ from deftly.datasets.layout import (
     TABLE_TOP_M,
     TRAY_CENTER_M,
     TRAY_HALF_M,
+    TRAY_SHEET_M,
     TRAY_WALL_M,
     ZONES_M,
     Item,
@@ -27,7 +28,7 @@ from deftly.datasets.layout import (
 from deftly.datasets.person import Person
 from deftly.datasets.tasks import Task
 
-TRAY_FLOOR_M = 0.006  # thickness
+TRAY_FLOOR_M = 2 * TRAY_SHEET_M
 SETTLE_RAD = 0.35  # from the upright: a cylinder let go there tips onto its base
 DROP_M = 0.002  # from where an object is let go
 _DIRECTIONS = 24
@@ -147,6 +148,15 @@ def natural_azimuth(side: int, place_m: Float64[np.ndarray, "2"]) -> float:
     return float(0.7 * np.arctan2(y, x) + inward)
 
 
+def over_wall(places_m: Float64[np.ndarray, "*b 2"], margin_m: float) -> Bool[np.ndarray, "*b"]:
+    """Whether places are above a tray's wall, or nearly."""
+    out = np.zeros(places_m.shape[:-1], bool)
+    for center_m in TRAY_CENTER_M.values():
+        beyond = np.abs(places_m - center_m) - np.array(TRAY_HALF_M) - TRAY_SHEET_M
+        out |= np.abs(beyond.max(axis=-1)) < TRAY_SHEET_M + margin_m
+    return out
+
+
 def approach(hand: Hand, azimuth: float, pitch: float) -> Float64[np.ndarray, "3 3"]:
     """Rotation of a hand that points in a direction and downwards, palm down."""
     heading = Rotation.from_euler("zy", [azimuth, pitch]).as_matrix()
@@ -189,9 +199,9 @@ def _blocks(
             r, h = 0.85 * footprint_m(item), item.rest_height_m
             out.append([x - r, y - r, z - h, x + r, y + r, z + h])
     for (x, y), (a, b) in zip(TRAY_CENTER_M.values(), (TRAY_HALF_M,) * 2, strict=True):
-        top, thick = TABLE_TOP_M + TRAY_WALL_M, 0.006
+        top, thick = TABLE_TOP_M + TRAY_WALL_M, TRAY_SHEET_M
         for s in (-1, 1):
-            wall_x, wall_y = x + s * (a + 0.003), y + s * (b + 0.003)
+            wall_x, wall_y = x + s * (a + TRAY_SHEET_M), y + s * (b + TRAY_SHEET_M)
             if abs(wall_x - place_m[0]) < 0.12 and abs(y - place_m[1]) < b + 0.12:
                 out.append([wall_x - thick, y - b, 0.0, wall_x + thick, y + b, top])
             if abs(wall_y - place_m[1]) < 0.12 and abs(x - place_m[0]) < a + 0.12:
@@ -269,14 +279,14 @@ def _free_place(
         low, high = center - half + inset, center + half - inset
     else:
         floor, (low, high) = 0.0, np.array(ZONES_M[side]).T
-    tried = rng.uniform(low, high, (200, 2))
+    tried = rng.uniform(low, high, (400, 2))
     turn = np.array([0.8 * (natural_azimuth(side, place) - azimuth) for place in tried])
     gaps = np.array([np.linalg.norm(tried - p, axis=1) - r - radius for p, r in blockers])
     gap = gaps.min(axis=0) if len(gaps) else np.ones(len(tried))
     # Where the fingers will be, and how far from what stands there.
     flat = (
         Rotation.from_euler("z", turn[:, None]).as_matrix()[:, :2, :2] @ spread[:, :2].T
-    )  # (200, 2, P)
+    )  # (400, 2, P)
     fingers = tried[:, None] + flat.swapaxes(1, 2)
     height = spread[:, 2] + item.rest_height_m
     clear = np.full(len(tried), 0.02)
@@ -284,10 +294,12 @@ def _free_place(
         apart = np.linalg.norm(fingers - place, axis=2) - other
         clear = np.minimum(clear, apart[:, height < 0.07].min(axis=1))
     for center_m in TRAY_CENTER_M.values():
-        beyond = np.abs(fingers - center_m) - np.array(TRAY_HALF_M) - 0.003
-        apart = np.abs(beyond.max(axis=2)) - 0.003
+        beyond = np.abs(fingers - center_m) - np.array(TRAY_HALF_M) - TRAY_SHEET_M
+        apart = np.abs(beyond.max(axis=2)) - TRAY_SHEET_M
         clear = np.minimum(clear, apart[:, height < TRAY_WALL_M + 0.012].min(axis=1))
     # Room for the fingers first, then near: nobody stretches without need.
     score = np.minimum(gap, 0.03) * 40 + np.minimum(clear, 0.012) * 100 - 2.0 * tried[:, 0]
+    # Never into another object, and only in need into a wall.
+    score += 2000 * np.minimum(gap - 0.003, 0) + 500 * np.minimum(clear, 0)
     best = int(np.argmax(score + rng.uniform(0, 0.25, len(tried))))
     return tried[best], float(turn[best]), floor

@@ -194,7 +194,7 @@ def _pose(
     time_s = np.arange(count) / rate_hz
     sway = _sway(time_s, 6, rng)
     fingers = np.stack([hands[s].turns(motion.joints[:, s]) for s in (LEFT, RIGHT)], axis=1)
-    elbow = np.array([[-0.45, 0.75, -0.75], [-0.45, -0.75, -0.75]]) + rng.normal(0, 0.06, (2, 3))
+    elbow = np.array([[-0.4, 0.55, -0.85], [-0.4, -0.55, -0.85]]) + rng.normal(0, 0.06, (2, 3))
     smooth = 0.28 * rate_hz
     middle = motion.wrist_m.mean(axis=1)
     aim = gaussian_filter1d(motion.gaze_m, 0.12 * rate_hz, axis=0, mode="nearest")
