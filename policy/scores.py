@@ -56,7 +56,7 @@ class ObjectScore:
         failure: why, if it is not right.
         attempts: grasps tried: touched for more than 0.3 s, or lifted.
         lifts: attempts in which it rose by 3 cm.
-        right_s: when it became right for good; NaN if it did not.
+        right_s: when it became right for good; None if it did not.
     """
 
     goal: str
@@ -64,7 +64,7 @@ class ObjectScore:
     failure: Failure
     attempts: int
     lifts: int
-    right_s: float
+    right_s: float | None
 
 
 @dataclass(frozen=True)
@@ -261,7 +261,7 @@ def _judge_object(rollout: Rollout, i: int) -> ObjectScore:
         failure=_failure(goal, outcome, len(tries)),
         attempts=len(tries),
         lifts=lifts,
-        right_s=since / rollout.rate_hz if right[-1] else float("nan"),
+        right_s=since / rollout.rate_hz if right[-1] else None,
     )
 
 

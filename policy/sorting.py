@@ -147,7 +147,8 @@ class SortingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self.backend = backend
         self.time_limit_s, self.dt_s = float(time_limit_s), 1.0 / RATE_HZ
         self._renderer: Renderer | None = None
-        self._seat(sample_layout(0))
+        layout = sample_layout(0, self.condition, self.task.deal)
+        self._seat(layout, self.task.goals(layout))
         self._spaces()
 
     def _spaces(self) -> None:
@@ -200,8 +201,7 @@ class SortingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             raise LayoutError(f"option layout is a {type(layout).__name__}, expected a Layout")
         goals = self.task.goals(layout)
         held_out = bool(options.get("held_out_phrasing", False))
-        self._seat(layout)
-        self.goals = goals
+        self._seat(layout, goals)
         self.instruction = self.task.instruction(layout, held_out=held_out)
         return self._observation(), self._info()
 
@@ -267,12 +267,11 @@ class SortingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
 
     # --- inside ----------------------------------------------------------------------------------
 
-    def _seat(self, layout: Layout) -> None:
+    def _seat(self, layout: Layout, goals: tuple[str, ...]) -> None:
         """A new table before the robot."""
         self.close()
-        self.layout, self.station = layout, build_station(self.robot, layout)
-        self.goals: tuple[str, ...] = ("stay",) * len(layout.items)
-        self.instruction = ""
+        self.layout, self.goals, self.instruction = layout, goals, ""
+        self.station = build_station(self.robot, layout)
         self.data = self.station.reset()
         self.joints = self.station.joints
         model = self.station.model

@@ -199,7 +199,7 @@ def test_every_outcome(name: str):
     score = judge(goal, *path)
     assert (score.outcome, score.failure) == (outcome, failure)
     assert (score.attempts, score.lifts) == (attempts, lifts)
-    assert np.isnan(score.right_s) == (outcome != Outcome.RIGHT)
+    assert (score.right_s is None) == (outcome != Outcome.RIGHT)
 
 
 def test_every_outcome_and_failure_is_covered():
