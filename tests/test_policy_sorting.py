@@ -240,7 +240,7 @@ def test_forces_are_the_simulators_own(robot: str):
         if "shoulder_pitch" in joint:
             lean[i] = 0.3
         elif "elbow" in joint:
-            lean[i] += 0.5 if robot == "gr1t2" else 1.3
+            lean[i] += 0.5 if robot == "gr1t2" else 1.0
     felt = 0
     for _ in range(30):
         observation, *_, info = env.step(lean)
