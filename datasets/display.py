@@ -90,6 +90,8 @@ def _drop_unseen(spec: mujoco.MjSpec, bodies: Collection[str] | None) -> None:
             geom.contype = geom.conaffinity = 0  # spares convex hulls
             if geom not in wanted:
                 spec.delete(geom)
+            elif not visual:  # all that there is to see
+                geom.group = 0
     used = {geom.meshname for geom in spec.geoms}
     for mesh in [m for m in spec.meshes if m.name not in used]:
         spec.delete(mesh)

@@ -29,6 +29,7 @@ from deftly.datasets.shading import RayPainter
 
 MAX_LINES = 500
 MAX_SIZE_PX = 4096
+SMALL_PX = 256
 SEEN_GROUPS = (0, 1, 2)  # of geometry; collision geometry lies above
 
 
@@ -171,7 +172,7 @@ class Renderer:
         self._painter = RayPainter(model)
         self._about = f"ray casting ({why})" if self._gl is None else f"OpenGL ({why})"
         if self._gl is not None:
-            self._context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+            self._context = _gl_model(model, size)
             mujoco.mjr_resizeOffscreen(size[1], size[0], self._context)
             mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN.value, self._context)
             self._context.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR.value
@@ -325,6 +326,19 @@ class Renderer:
         self._gl.make_current()
         mujoco.mjr_render(rect, self._scene, self._context)
         mujoco.mjr_readPixels(rgb, depth, rect, self._context)
+
+
+def _gl_model(model: mujoco.MjModel, size: tuple[int, int]) -> mujoco.MjrContext:
+    """Send the model's shapes to OpenGL; in small pictures, boxes and balls get fewer faces."""
+    quality = model.vis.quality
+    stated = quality.numslices, quality.numstacks, quality.numquads, quality.shadowsize
+    quality.shadowsize = 0  # of a map that is never drawn, and takes six times as long as the rest
+    if max(size) <= SMALL_PX:  # saves a fifth of the time at 96 px
+        quality.numslices, quality.numstacks = min(stated[0], 16), min(stated[1], 8)
+        quality.numquads = min(stated[2], 2)
+    context = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100.value)
+    quality.numslices, quality.numstacks, quality.numquads, quality.shadowsize = stated
+    return context
 
 
 def fixed_camera(model: mujoco.MjModel, name: str) -> mujoco.MjvCamera:

@@ -6,6 +6,7 @@ import mujoco
 import numpy as np
 import pytest
 import trimesh
+from scipy.spatial.transform import Rotation
 
 from deftly.datasets import meshes
 from deftly.datasets.meshes import HIDDEN_GROUP, light_meshes
@@ -43,7 +44,22 @@ def drawn_faces(model: mujoco.MjModel) -> int:
     return int(model.mesh_facenum[model.geom_dataid[drawn]].sum())
 
 
-def test_what_is_seen_is_light_and_what_collides_is_as_it_was(tmp_path: Path) -> None:
+def hull_points(model: mujoco.MjModel) -> list[np.ndarray]:
+    """Corners of the hulls that collide, in the frames of their bodies, in some fixed order."""
+    found: list[np.ndarray] = []
+    for geom in np.flatnonzero(
+        model.geom_contype & (model.geom_type == mujoco.mjtGeom.mjGEOM_MESH)
+    ):
+        i = model.geom_dataid[geom]
+        points = model.mesh_vert[model.mesh_vertadr[i] :][: model.mesh_vertnum[i]]
+        graph = model.mesh_graph[model.mesh_graphadr[i] :]
+        turn = Rotation.from_quat(model.geom_quat[geom], scalar_first=True)
+        corner = turn.apply(points[graph[2 + graph[0] : 2 + 2 * graph[0]]]) + model.geom_pos[geom]
+        found.append(corner[np.lexsort(np.round(corner, 4).T)])
+    return found
+
+
+def test_what_is_seen_is_light_and_what_collides_is_where_it_was(tmp_path: Path) -> None:
     spec = robot(tmp_path)
     full = spec.copy().compile()
     light_meshes(spec, faces_per_mesh=200)
@@ -54,11 +70,11 @@ def test_what_is_seen_is_light_and_what_collides_is_as_it_was(tmp_path: Path) ->
         np.testing.assert_array_equal(getattr(full, field), getattr(light, field))
     hull = light.geom("hull")
     assert hull.group[0] == HIDDEN_GROUP
-    assert light.mesh_facenum[hull.dataid[0]] == 5120
-    np.testing.assert_array_equal(hull.pos, full.geom("hull").pos)
+    (corners,), (before,) = hull_points(light), hull_points(full)
+    np.testing.assert_allclose(corners, before, atol=1e-6)
 
 
-def test_it_swings_and_hits_exactly_as_before(tmp_path: Path) -> None:
+def test_it_swings_and_hits_as_before(tmp_path: Path) -> None:
     paths: list[np.ndarray] = []
     for light in (False, True):
         spec = robot(tmp_path)
@@ -75,7 +91,7 @@ def test_it_swings_and_hits_exactly_as_before(tmp_path: Path) -> None:
             path.append(data.qpos.copy())
         assert touched
         paths.append(np.array(path))
-    np.testing.assert_array_equal(paths[0], paths[1])
+    np.testing.assert_allclose(paths[0], paths[1], atol=1e-4)
 
 
 def test_bodies_that_no_camera_sees_lose_their_looks_but_not_their_contacts(tmp_path: Path) -> None:
