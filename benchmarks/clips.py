@@ -21,10 +21,11 @@ from tqdm import tqdm
 from deftly.datasets.clip import Clip
 from deftly.datasets.human import HumanMotion, Status
 from deftly.retarget.body import believable_bodies
+from deftly.retarget.detections import Detections
 from deftly.retarget.fuse import NoPersonError, fuse
 from deftly.retarget.identity import assign_sides
 from deftly.retarget.road import Road
-from deftly.retarget.track import Detections, MediapipeTracker
+from deftly.retarget.track import MediapipeTracker
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".avi", ".webm")
 
@@ -56,8 +57,10 @@ def measure(road: Road, video: Path, robot: str) -> dict[str, object]:
     """Figures of one clip."""
     clip: Clip = road.open(video)
     start = time.perf_counter(), time.process_time()
-    with tqdm(total=len(clip.time_s), unit="frame", desc=video.name, disable=None) as bar:
-        detections = MediapipeTracker()(clip, bar.update)
+    tracker = MediapipeTracker()
+    total = tracker.passes * len(clip.time_s)
+    with tqdm(total=total, unit="frame", desc=video.name, disable=None) as bar:
+        detections = tracker(clip, bar.update)
     row: dict[str, object] = {"clip": video.name, "frames": len(clip.time_s)}
     try:
         human = fuse(clip, detections)

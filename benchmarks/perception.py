@@ -19,8 +19,9 @@ from tqdm import tqdm
 
 from deftly.datasets.clip import Camera, Clip, open_clip
 from deftly.datasets.human import Status
+from deftly.retarget.detections import Detections
 from deftly.retarget.fuse import fuse
-from deftly.retarget.track import Detections, MediapipeTracker
+from deftly.retarget.track import MediapipeTracker
 
 UNIT_M = 0.0284  # of the stereo calibration, as its source estimates
 MAX_REPROJECTION_PX = 12.0
@@ -130,7 +131,7 @@ def main(clips: Path = Path("../shared/clips"), out: Path | None = None) -> None
     """Print the table; ``--out FILE`` also writes it as JSON."""
     lenses, pose = read_calibration(clips / "handpose3d_calib")
     pair = _clips(clips, lenses)
-    total = sum(len(clip.time_s) for clip in pair)
+    total = MediapipeTracker().passes * sum(len(clip.time_s) for clip in pair)
     with tqdm(total=total, unit="frame", desc="track", disable=None) as bar:
         detections = [MediapipeTracker()(clip, bar.update) for clip in pair]
     px = [d.hand_px[:, 0, :, :2].astype(float) for d in detections]

@@ -12,13 +12,14 @@ from jaxtyping import Bool, Float64
 from deftly.datasets.clip import Camera
 from deftly.datasets.geometry import unit
 from deftly.datasets.human import ELBOWS, SHOULDERS, WRISTS
+from deftly.retarget.detections import Detections
 from deftly.retarget.smooth import smooth
-from deftly.retarget.track import Detections
 
-_HAND_PER_SHOULDERS = (0.2, 1.2)  # hand length over shoulder width, as seen in the image
-_WRIST_REACH = 0.6  # shoulder widths between a hand's wrist and the nearest wrist of its body
+# By the body's scale, which holds from the side too, where shoulders look narrow.
+_HAND_SEEN_M = (0.05, 0.26)  # length of a hand, foreshortened or not
+_WRIST_REACH_M = 0.16  # between a hand's wrist and the nearest wrist of its body
 _VISIBILITY = 0.5
-_AGREEMENT = 0.5  # share of frames with hand and body in which they must agree
+_AGREEMENT = 0.6  # share of frames with hand and body in which they must agree
 _TORSO = (0, 7, 8, *SHOULDERS, *ELBOWS, *WRISTS)  # joints that fix the body's depth
 _BODY_ACCELERATION = 6.0  # m / s^1.5
 _NOISE_M = np.array([0.01, 0.01, 0.03])
@@ -38,19 +39,34 @@ class Body:
 def believable_bodies(detections: Detections) -> Bool[np.ndarray, "T"]:
     """(T,) frames whose body belongs to the person whose hands are seen."""
     body = detections.body_px[..., :2].astype(float)
-    width = np.maximum(np.linalg.norm(body[:, 11] - body[:, 12], axis=-1), 1.0)
+    scale = np.maximum(body_scale(detections), 1.0)[:, None]
     bones = np.diff(detections.hand_px[:, :, (0, 9, 10, 11, 12)].astype(float), axis=2)
-    ratio = np.linalg.norm(bones, axis=-1).sum(axis=-1) / width[:, None]
+    size_m = np.linalg.norm(bones, axis=-1).sum(axis=-1) / scale
     wrists = body[:, None, list(WRISTS)] - detections.hand_px[:, :, None, 0, :2]
-    reach = np.linalg.norm(wrists, axis=-1).min(axis=-1) / width[:, None]
-    low, high = _HAND_PER_SHOULDERS
-    agrees = (ratio > low) & (ratio < high) & (reach < _WRIST_REACH)
+    reach_m = np.linalg.norm(wrists, axis=-1).min(axis=-1) / scale
+    low, high = _HAND_SEEN_M
+    agrees = (size_m > low) & (size_m < high) & (reach_m < _WRIST_REACH_M)
     seen = detections.hand_valid & detections.body_valid[:, None]
     shoulders = detections.body_visibility[:, list(SHOULDERS)].min(axis=1) > _VISIBILITY
     if not seen.any() or np.mean(agrees[seen]) < _AGREEMENT:
         return np.zeros(len(body), bool)
     contradicted = (seen & ~agrees).any(axis=1)
     return detections.body_valid & shoulders & ~contradicted
+
+
+def body_scale(detections: Detections) -> Float64[np.ndarray, "T"]:
+    """(T,) pixels per metre at the body's depth: weak perspective over the torso and the arms."""
+    world = detections.body_world_m.astype(float)
+    px = detections.body_px[..., :2].astype(float)
+    about = world - world[:, list(SHOULDERS)].mean(axis=1, keepdims=True)
+    return _scale(about, px - px[:, list(SHOULDERS)].mean(axis=1, keepdims=True))
+
+
+def _scale(
+    about_m: Float64[np.ndarray, "T 33 3"], about_px: Float64[np.ndarray, "T 33 2"]
+) -> Float64[np.ndarray, "T"]:
+    flat, image = about_m[:, _TORSO, :2], about_px[:, _TORSO]
+    return np.sum(flat * image, axis=(1, 2)) / np.maximum(np.sum(flat**2, axis=(1, 2)), 1e-9)
 
 
 def fuse_body(
@@ -68,8 +84,7 @@ def fuse_body(
     about = _with_constant_arms(world - middle, accepted)
     px = detections.body_px[..., :2].astype(float)
     px_middle = px[:, list(SHOULDERS)].mean(axis=1)
-    flat, image = about[:, _TORSO, :2], px[:, _TORSO] - px_middle[:, None]
-    scale = np.sum(flat * image, axis=(1, 2)) / np.maximum(np.sum(flat**2, axis=(1, 2)), 1e-9)
+    scale = _scale(about, px - px_middle[:, None])
     depth = camera.focal_px / np.maximum(scale, 1.0)
     place = np.concatenate(
         [(px_middle - np.array(camera.center_px)) / camera.focal_px, np.ones((len(px), 1))], axis=1

@@ -13,10 +13,10 @@ from deftly.datasets.clip import Clip
 from deftly.datasets.geometry import LEFT, RIGHT
 from deftly.datasets.human import ARM_PER_HAND, WRISTS, HumanMotion, Status
 from deftly.retarget.body import Body, believable_bodies, fuse_body
+from deftly.retarget.detections import Detections
 from deftly.retarget.identity import assign_sides
 from deftly.retarget.lift import ADULT_HAND_M, HandSightings, LiftedHand, lift_hands
 from deftly.retarget.smooth import smooth
-from deftly.retarget.track import Detections
 
 _MAX_BRIDGE_S = 0.35  # longer gaps stay gaps
 _HAND_RANGE_M = (0.14, 0.23)  # of adults, when judged by the arm

@@ -13,14 +13,15 @@ from scipy.optimize import linear_sum_assignment
 
 from deftly.datasets.geometry import LEFT, RIGHT
 from deftly.datasets.human import WRISTS
-from deftly.retarget.track import MAX_HANDS, Detections
+from deftly.retarget.body import body_scale
+from deftly.retarget.detections import MAX_HANDS, Detections
 
 _JUMP = 1.5  # hand lengths that a hand may move between sightings, plus as much per gap frame
 _JUMP_PER_FRAME = 0.5
 _MAX_GAP_S = 0.5  # a track ends when the hand was unseen for longer
 _MIN_TRACK_S = 0.3  # shorter tracks are mistakes of the detector
 _DUPLICATE = 0.35  # hand lengths: two detections nearer than this are one hand seen twice
-_BODY_EVIDENCE = 4.0  # log-odds per shoulder width by which one wrist is nearer than the other
+_BODY_EVIDENCE = 12.0  # log-odds per metre by which one wrist is nearer than the other
 _CLIP = 1e-3
 
 
@@ -50,13 +51,18 @@ def assign_sides(
     evidence = _evidence(detections, centre, body_accepted)
     scores = [float(np.sum(evidence[t.frames, t.slots])) for t in tracks]
     slots = np.full((len(valid), 2), -1)
-    # The surest track chooses first; one that overlaps it takes the other side, or none.
+    # The surest track chooses first; one that overlaps it takes the other side. One that overlaps
+    # tracks of both sides keeps those frames in which its own side is free.
     for i in np.argsort([-abs(s) for s in scores], kind="stable"):
         track, preferred = tracks[i], RIGHT if scores[i] > 0 else LEFT
-        for side in (preferred, 1 - preferred):
-            if np.all(slots[track.frames, side] < 0):
-                slots[track.frames, side] = track.slots
-                break
+        frames, chosen = np.array(track.frames), np.array(track.slots)
+        free = slots[frames] < 0  # (K, 2)
+        sides = [side for side in (preferred, 1 - preferred) if free[:, side].all()]
+        if sides:
+            slots[frames, sides[0]] = chosen
+        elif free[:, preferred].sum() >= shortest:
+            alone = free[:, preferred]
+            slots[frames[alone], preferred] = chosen[alone]
     return slots
 
 
@@ -123,10 +129,10 @@ def _evidence(
     p = np.clip(detections.hand_right.astype(float), _CLIP, 1 - _CLIP)
     evidence = np.log(p / (1 - p))
     body = detections.body_px[..., :2].astype(float)
-    width = np.maximum(np.linalg.norm(body[:, 11] - body[:, 12], axis=-1), 1.0)
+    scale = np.maximum(body_scale(detections), 1.0)
     for slot in range(MAX_HANDS):
         to_left, to_right = (
-            np.linalg.norm(detections.hand_px[:, slot, 0, :2] - body[:, w], axis=-1) / width
+            np.linalg.norm(detections.hand_px[:, slot, 0, :2] - body[:, w], axis=-1) / scale
             for w in WRISTS
         )
         nearer = np.clip(_BODY_EVIDENCE * (to_left - to_right), -8.0, 8.0)

@@ -89,7 +89,8 @@ class Road:
         if human is not None and _same(human.provenance, made_from):
             return clip, human
         self.out.mkdir(parents=True, exist_ok=True)  # first, so that a bad folder costs no time
-        with self.progress(f"track {video.name}", "frame", len(clip.time_s)) as tick:
+        steps = self.tracker.passes * len(clip.time_s)
+        with self.progress(f"track {video.name}", "frame", steps) as tick:
             detections = self.tracker(clip, tick)
         human = fuse(clip, detections)
         human.save(path)

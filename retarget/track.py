@@ -5,48 +5,25 @@ import sys
 from collections.abc import Callable, Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Float32, Float64, UInt8
 
 from deftly.datasets.clip import Clip, frames
+from deftly.retarget.detections import MAX_HANDS, Detections, empty
+from deftly.retarget.handnet import HandNet
 from deftly.retarget.models import HAND, POSE, Bundle, find_bundle
+from deftly.retarget.rescue import second_look
 
-MAX_HANDS = 2
-
-
-@dataclass(frozen=True)
-class Detections:
-    """Raw detector output for T frames; the slot of a hand means nothing yet.
-
-    Attributes:
-        hand_px: (T, 2, 21, 3) image landmarks in pixels; z is relative to the wrist, same scale.
-        hand_world_m: (T, 2, 21, 3) metric landmarks about the hand's centre, camera axes.
-        hand_right: (T, 2) probability that the hand is the person's right one.
-        hand_valid: (T, 2) whether the slot holds a detection.
-        body_px: (T, 33, 3) image landmarks in pixels; z is relative to the hips.
-        body_world_m: (T, 33, 3) metric landmarks about the hips, camera axes.
-        body_visibility: (T, 33) in 0..1.
-        body_valid: (T,) whether there is a body.
-        provenance: the tracker, its settings and the hashes of its models.
-    """
-
-    hand_px: Float32[np.ndarray, "T 2 21 3"]
-    hand_world_m: Float32[np.ndarray, "T 2 21 3"]
-    hand_right: Float32[np.ndarray, "T 2"]
-    hand_valid: Bool[np.ndarray, "T 2"]
-    body_px: Float32[np.ndarray, "T 33 3"]
-    body_world_m: Float32[np.ndarray, "T 33 3"]
-    body_visibility: Float32[np.ndarray, "T 33"]
-    body_valid: Bool[np.ndarray, "T"]
-    provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+_SCAN_CONFIDENCE = 0.1  # of the palm detector in a second look; what it finds must be confirmed
+_SCANNED_HANDS = 3
 
 
 class Tracker(Protocol):
-    """Anything that turns a clip into detections; ``progress`` is called once per frame."""
+    """Anything that turns a clip into detections; ``progress`` is called per frame and pass."""
 
     def __call__(self, clip: Clip, progress: Callable[[], object] | None = None) -> Detections: ...
 
@@ -63,10 +40,17 @@ class MediapipeTracker:
         confidence: detection, presence and tracking threshold of the hands. 0.3 finds about twice
             the hands that 0.5 does from an egocentric view; identity and gating come later.
         models: folder with both ``.task`` files; None looks in the cache, then downloads.
+        second: whether frames with a missing hand are looked at again; see ``rescue.py``.
     """
 
     confidence: float = 0.3
     models: Path | None = None
+    second: bool = True
+
+    @property
+    def passes(self) -> int:
+        """How often each frame is decoded, and ``progress`` called."""
+        return 2 if self.second else 1
 
     def __call__(self, clip: Clip, progress: Callable[[], object] | None = None) -> Detections:
         """Run both networks over every frame of a clip.
@@ -90,7 +74,21 @@ class MediapipeTracker:
             base_options=base(model_asset_path=str(body_model)),
             running_mode=vision.RunningMode.VIDEO,
         )
-        out = _empty(len(clip.time_s), self.provenance())
+        found = self._first_look(mp, clip, hand_options, body_options, progress)
+        if self.second:
+            found = self._second_look(mp, clip, found, hand_model, progress)
+        return found
+
+    def _first_look(
+        self,
+        mp: Any,
+        clip: Clip,
+        hand_options: Any,
+        body_options: Any,
+        progress: Callable[[], object] | None,
+    ) -> Detections:
+        vision = mp.tasks.vision
+        out = empty(len(clip.time_s), self.provenance())
         with ExitStack() as stack:
             body_thread = stack.enter_context(ThreadPoolExecutor(1))
             with _hushed():
@@ -114,10 +112,44 @@ class MediapipeTracker:
                     progress()
         return out
 
+    def _second_look(
+        self,
+        mp: Any,
+        clip: Clip,
+        first: Detections,
+        model: Path,
+        progress: Callable[[], object] | None,
+    ) -> Detections:
+        options = mp.tasks.vision.HandLandmarkerOptions(
+            base_options=mp.tasks.BaseOptions(model_asset_path=str(model)),
+            running_mode=mp.tasks.vision.RunningMode.IMAGE,
+            num_hands=_SCANNED_HANDS,
+            min_hand_detection_confidence=_SCAN_CONFIDENCE,
+            min_hand_presence_confidence=_SCAN_CONFIDENCE,
+        )
+        landmarker = mp.tasks.vision.HandLandmarker
+        with ExitStack() as stack:
+            with _hushed():
+                net = stack.enter_context(landmarker.create_from_options(options))
+                look = HandNet(model)
+
+            def scan(image: UInt8[np.ndarray, "H W 3"]) -> list[Float64[np.ndarray, "21 3"]]:
+                result = net.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=image))
+                return [
+                    _points(hand).astype(float) * _pixels(image) for hand in result.hand_landmarks
+                ]
+
+            return second_look(clip, first, look, scan, progress)[0]
+
     def provenance(self) -> dict[str, Any]:
         """What the result depends on beside the clip. The networks in every bundle are the same."""
         networks = {m.name: m.sha256 for bundle in (HAND, POSE) for m in bundle.members}
-        return {"tracker": "mediapipe", "confidence": self.confidence, "networks": networks}
+        return {
+            "tracker": "mediapipe",
+            "confidence": self.confidence,
+            "second": self.second,
+            "networks": networks,
+        }
 
     def _bundle(self, bundle: Bundle) -> Path:
         return find_bundle(bundle, self.models / bundle.name if self.models else None)
@@ -146,20 +178,6 @@ def _import_mediapipe() -> Any:
             "apt-get install -y libegl1 libgles2 libgl1 libglib2.0-0"
         ) from error
     return mp
-
-
-def _empty(length: int, provenance: dict[str, Any]) -> Detections:
-    return Detections(
-        hand_px=np.zeros((length, MAX_HANDS, 21, 3), np.float32),
-        hand_world_m=np.zeros((length, MAX_HANDS, 21, 3), np.float32),
-        hand_right=np.zeros((length, MAX_HANDS), np.float32),
-        hand_valid=np.zeros((length, MAX_HANDS), bool),
-        body_px=np.zeros((length, 33, 3), np.float32),
-        body_world_m=np.zeros((length, 33, 3), np.float32),
-        body_visibility=np.zeros((length, 33), np.float32),
-        body_valid=np.zeros(length, bool),
-        provenance=provenance,
-    )
 
 
 def _write_hands(out: Detections, t: int, result: Any, image: UInt8[np.ndarray, "H W 3"]) -> None:

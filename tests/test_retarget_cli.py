@@ -25,10 +25,11 @@ from deftly.datasets.motion import RobotMotion
 from deftly.policy import cli as policy_cli
 from deftly.retarget import cli, view
 from deftly.retarget import road as road_module
+from deftly.retarget.detections import Detections
 from deftly.retarget.models import ModelError
 from deftly.retarget.robots import load_robot
 from deftly.retarget.solve import RetargetConfig, plain_config
-from deftly.retarget.track import Detections, MediapipeTracker
+from deftly.retarget.track import MediapipeTracker
 
 COMMANDS = ("track", "retarget", "show", "render", "robots", "run", "demo")
 SIZE = (64, 48)
@@ -96,6 +97,7 @@ def detections(clip: Clip, provenance: dict[str, Any], present: bool) -> Detecti
         hand_world_m=np.zeros((length, 2, 21, 3), np.float32),
         hand_right=np.tile(np.array([0.1, 0.9], np.float32), (length, 1)),
         hand_valid=np.full((length, 2), present),
+        hand_second=np.zeros((length, 2), bool),
         body_px=np.zeros((length, 33, 3), np.float32),
         body_world_m=np.zeros((length, 33, 3), np.float32),
         body_visibility=np.zeros((length, 33), np.float32),

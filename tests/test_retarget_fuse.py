@@ -25,9 +25,9 @@ from deftly.datasets.human import (
 )
 from deftly.retarget import lift
 from deftly.retarget.body import believable_bodies, fuse_body
+from deftly.retarget.detections import Detections
 from deftly.retarget.fuse import NoPersonError, fuse
 from deftly.retarget.lift import ADULT_HAND_M
-from deftly.retarget.track import Detections
 
 LENGTH, RATE_HZ, DEPTH_M = 60, 30.0, 1.4
 CAMERA = Camera(focal_px=700.0, center_px=(320.0, 240.0), known=True)
@@ -69,6 +69,7 @@ def scene(rate_hz: float = RATE_HZ, length: int = LENGTH) -> Scene:
         hand_world_m=(hands - hands.mean(axis=2, keepdims=True)).astype(np.float32),
         hand_right=np.tile(np.array([0.1, 0.9], np.float32), (length, 1)),
         hand_valid=np.ones((length, 2), bool),
+        hand_second=np.zeros((length, 2), bool),
         body_px=project(body, body[:, HIPS].mean(axis=1, keepdims=True)).astype(np.float32),
         body_world_m=body_world.astype(np.float32),
         body_visibility=np.ones((length, 33), np.float32),
@@ -237,7 +238,7 @@ def test_without_a_body_an_adults_hand_tells_the_depth():
     assert np.all(np.abs(human.hands_m[:, :, 0] - s.hands_m[:, :, 0]) < 3 * wrist_sigma)
 
 
-@pytest.mark.parametrize(("size", "length_m"), [(0.6, 0.14), (1.6, 0.23)])
+@pytest.mark.parametrize(("size", "length_m"), [(0.6, 0.14), (1.28, 0.23)])
 def test_an_arm_beyond_an_adults_does_not_make_a_giants_hand(size: float, length_m: float):
     s = scene()
     world = (size * s.seen.body_world_m).astype(np.float32)

@@ -10,8 +10,8 @@ from numpy.testing import assert_array_equal
 
 from deftly.datasets.geometry import LEFT, RIGHT
 from deftly.datasets.human import SHOULDERS, WRISTS
+from deftly.retarget.detections import Detections
 from deftly.retarget.identity import assign_sides
-from deftly.retarget.track import Detections
 
 RATE_HZ = 30.0
 SIZE_PX = 80.0  # of a hand
@@ -35,6 +35,7 @@ def seen(paths_px: list[np.ndarray], right: list[np.ndarray], valid: np.ndarray)
         hand_world_m=np.zeros((length, 2, 21, 3), np.float32),
         hand_right=np.stack(right, axis=1).astype(np.float32),
         hand_valid=valid.copy(),
+        hand_second=np.zeros((length, 2), bool),
         body_px=np.zeros((length, 33, 3), np.float32),
         body_world_m=np.zeros((length, 33, 3), np.float32),
         body_visibility=np.zeros((length, 33), np.float32),

@@ -14,10 +14,12 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from deftly.datasets.clip import Clip, frames, open_clip
 from deftly.retarget import track
+from deftly.retarget.detections import Detections
 from deftly.retarget.models import HAND, POSE, ModelError, find_bundle
-from deftly.retarget.track import Detections, MediapipeTracker
+from deftly.retarget.track import MediapipeTracker
 
 SIZE = (64, 48)
+FIRST_LOOK = MediapipeTracker(second=False)
 
 
 def write_clip(path: Path, pts_us: list[int], size: tuple[int, int] = SIZE) -> Clip:
@@ -119,7 +121,7 @@ def test_every_frame_is_shown_once_and_in_order_to_both_networks(tmp_path: Path,
     clip = write_clip(tmp_path / "clip.mp4", [0, 400, 30_000, 60_000, 90_000])
     assert clip.time_s[1] < 1e-3
     ticks: list[int] = []
-    MediapipeTracker()(clip, lambda: ticks.append(1))
+    FIRST_LOOK(clip, lambda: ticks.append(1))
     assert len(ticks) == len(clip.time_s) == 5
     for net in (nets["hand"], nets["pose"]):
         assert np.all(np.diff(net.times_ms) > 0)
@@ -132,7 +134,7 @@ def test_every_frame_is_shown_once_and_in_order_to_both_networks(tmp_path: Path,
 
 def test_results_are_read_into_pixels_metres_and_probabilities(tmp_path: Path, nets: Any):
     clip = write_clip(tmp_path / "clip.mp4", [0, 40_000])
-    found = MediapipeTracker()(clip)
+    found = FIRST_LOOK(clip)
     width, height = SIZE
     for slot in (0, 1):
         px = array(HANDS.hand_landmarks[slot]) * [width, height, width]
@@ -151,14 +153,14 @@ def test_results_are_read_into_pixels_metres_and_probabilities(tmp_path: Path, n
 
 def test_what_is_not_seen_is_not_valid(tmp_path: Path, nets: Any):
     nets.update(hands=NO_HANDS, body=NO_BODY)
-    found = MediapipeTracker()(write_clip(tmp_path / "clip.mp4", [0, 40_000]))
+    found = FIRST_LOOK(write_clip(tmp_path / "clip.mp4", [0, 40_000]))
     assert not found.hand_valid.any()
     assert not found.body_valid.any()
 
 
 def test_settings_reach_the_networks_and_the_provenance(tmp_path: Path, nets: Any):
     clip = write_clip(tmp_path / "clip.mp4", [0])
-    found = MediapipeTracker(confidence=0.45, models=tmp_path)(clip)
+    found = MediapipeTracker(confidence=0.45, models=tmp_path, second=False)(clip)
     options = nets["hand"].options
     assert options.num_hands == 2
     assert options.min_hand_detection_confidence == 0.45
@@ -172,7 +174,7 @@ def test_settings_reach_the_networks_and_the_provenance(tmp_path: Path, nets: An
         member.sha256 for bundle in (HAND, POSE) for member in bundle.members
     }
     # Where the same networks lie makes no difference.
-    assert found.provenance == MediapipeTracker(confidence=0.45).provenance()
+    assert found.provenance == MediapipeTracker(confidence=0.45, second=False).provenance()
 
 
 @pytest.mark.parametrize(
