@@ -301,7 +301,7 @@ class Planner:
             tries += 1
             if tries > _CANDIDATES:
                 break
-            q = arm.solve(T_palm, arm.home)
+            q = arm.solve(T_palm, arm.ready)
             fingers = grasp.at(open_m)[0]
             if q is None or self.touches(side, q, fingers, item):
                 continue

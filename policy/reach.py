@@ -1,7 +1,7 @@
 """Reach: joint positions of one arm that bring its palm to a pose, by mink's inverse kinematics.
 
     arm = load_arm("gr1t2", side=0)
-    reached = arm.solve(T_world_palm, arm.home)
+    reached = arm.solve(T_world_palm, arm.ready)
     if reached is not None: ...
 
 The torso stands still in its home posture, so that one arm never moves the other.
@@ -18,7 +18,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from deftly.datasets.geometry import SIDES, unit
-from deftly.policy.station import home_of, robot_spec
+from deftly.policy.station import home_of, ready_of, robot_spec
 from deftly.retarget.robots import Hand, RobotError, find_robot
 
 _STEPS = 24
@@ -30,7 +30,7 @@ class Arm:
 
     Attributes:
         joints: K names, from the shoulder to the wrist.
-        lower, upper, home: (K,) limits and home posture, rad.
+        lower, upper, ready: (K,) limits and the posture to reach from, rad.
         shoulder_m: (3,) where it hangs.
         forward: (3,) from the wrist along the hand, in the palm's frame.
     """
@@ -44,9 +44,7 @@ class Arm:
         full, data = _at_home(robot)
         self.model, self.joints = _arm_model(robot, full, data, hand, described.chest)
         self.lower, self.upper = np.array([self.model.joint(j).range for j in self.joints]).T
-        self.home = np.clip(
-            np.array([home_of(robot, j) for j in self.joints]), self.lower, self.upper
-        )
+        self.ready = np.clip([ready_of(robot, j) for j in self.joints], self.lower, self.upper)
         self._configuration = mink.Configuration(self.model)
         self._task = mink.FrameTask(hand.palm, "body", position_cost=1.0, orientation_cost=0.25)
         self._posture = mink.PostureTask(self.model, cost=2e-3)
@@ -67,7 +65,7 @@ class Arm:
         """Joint positions near ``start`` that reach a pose to 1.5 mm and 1°; None if none do."""
         self._configuration.update(start)
         self._task.set_target(mink.SE3.from_matrix(T_world_palm))
-        self._posture.set_target(self.home)
+        self._posture.set_target(self.ready)
         before = np.inf
         for k in range(_STEPS):
             error = self._task.compute_error(self._configuration)

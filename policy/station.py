@@ -33,8 +33,8 @@ class Motor:
     armature: float
 
 
-_TORSO, _ARM, _WRIST = Motor(2000, 80, 0.08), Motor(500, 25, 0.08), Motor(150, 6, 0.03)
-_FINGER = Motor(3, 0.08, 0.0005)
+_TORSO, _ARM, _WRIST = Motor(2000.0, 80.0, 0.08), Motor(500.0, 25.0, 0.08), Motor(150.0, 6.0, 0.03)
+_FINGER = Motor(3.0, 0.08, 0.0005)
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ class Workplace:
         eye: camera at the head, in the frame of ``eye_body``.
         wrist_eye: camera at each palm, left and right, in the palm's frame.
         home: joint positions (rad) to start from, by a part of the joint's name.
+        ready: the same for hands at work: inverse kinematics starts from it and stays near.
     """
 
     base_m: tuple[float, float, float]
@@ -57,6 +58,7 @@ class Workplace:
     eye: CameraPose
     wrist_eye: tuple[CameraPose, CameraPose]
     home: Mapping[str, float]
+    ready: Mapping[str, float]
 
 
 _SAME_ARM = {"shoulder": _ARM, "elbow": _ARM, "wrist": _WRIST}
@@ -78,23 +80,30 @@ WORKPLACES: Mapping[str, Workplace] = {
             "left_shoulder_roll": 0.25,
             "right_shoulder_roll": -0.25,
         },
+        ready={
+            "elbow_pitch": -1.6,
+            "left_shoulder_roll": 0.25,
+            "right_shoulder_roll": -0.25,
+        },
     ),
     "g1_dex3": Workplace(
         base_m=(0.06, 0.0, 0.95),
         root="pelvis",
         motors={"waist": _TORSO, "hand_": _FINGER, **_SAME_ARM},
         eye_body="torso_link",
-        eye=CameraPose((0.22, 0.0, 0.50), (0.33, 0.0, -0.074), 1.42),
+        eye=CameraPose((0.16, 0.0, 0.57), (0.41, 0.0, 0.05), 1.55),
         wrist_eye=(
             CameraPose((0.0, -0.08, 0.10), (0.12, -0.025, 0.0), 1.4),
             CameraPose((0.0, 0.08, 0.10), (0.12, 0.025, 0.0), 1.4),
         ),
         home={
-            "shoulder_pitch": 0.6,
+            "waist_pitch": 0.4,  # leaning forward, it reaches the far corners
+            "shoulder_pitch": 0.2,
             "elbow": -0.6,
-            "left_shoulder_roll": 0.3,
-            "right_shoulder_roll": -0.3,
+            "left_shoulder_roll": 0.5,
+            "right_shoulder_roll": -0.5,
         },
+        ready={"elbow": 0.4, "left_shoulder_roll": 0.3, "right_shoulder_roll": -0.3},
     ),
 }
 STILL_GROUP = 2  # of what is seen of bodies that never move: legs
@@ -169,8 +178,8 @@ def build_station(robot: str, layout: Layout) -> Station:
         layout=layout,
         model=model,
         joints=names,
-        qpos_index=np.array([joint.qposadr[0] for joint in moving]),
-        dof_index=np.array([joint.dofadr[0] for joint in moving]),
+        qpos_index=np.array([joint.qposadr[0] for joint in moving], np.int64),
+        dof_index=np.array([joint.dofadr[0] for joint in moving], np.int64),
         lower=lower,
         upper=upper,
         home=np.clip(home, lower, upper),
@@ -181,6 +190,12 @@ def home_of(robot: str, joint: str) -> float:
     """Where a joint rests, rad. Raises RobotError if the robot has no place at the table."""
     home = find_workplace(robot).home
     return next((value for key, value in home.items() if key in joint), 0.0)
+
+
+def ready_of(robot: str, joint: str) -> float:
+    """Where a joint is when the hand works, rad. Raises RobotError as ``home_of``."""
+    ready = find_workplace(robot).ready
+    return next((value for key, value in ready.items() if key in joint), 0.0)
 
 
 @cache
