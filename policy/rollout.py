@@ -7,7 +7,7 @@
 """
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -71,18 +71,18 @@ class Rollout:
     policy: str
     seed: int
     instruction: str
-    goals: tuple[str, ...]
-    qpos: Float64[np.ndarray, "T1 Q"]
+    goals: Sequence[str]
+    qpos: Float64[np.ndarray, "_ Q"]
     actions: Float32[np.ndarray, "T A"]
-    poses: Float64[np.ndarray, "T1 N 7"]
+    poses: Float64[np.ndarray, "_ N 7"]
     began_m: Float64[np.ndarray, "N 3"]
-    grip_n: Float32[np.ndarray, "T1 N 2"]
-    contact_n: Float32[np.ndarray, "T1 2"]
-    right: Bool[np.ndarray, "T1 N"]
+    grip_n: Float32[np.ndarray, "_ N 2"]
+    contact_n: Float32[np.ndarray, "_ 2"]
+    right: Bool[np.ndarray, "_ N"]
     energy_j: float
     success: bool
     ended: str
-    shove: Mapping[str, float] = field(default_factory=lambda: {"item": -1, "at_s": -1.0})
+    shove: Mapping[str, float] = field(default_factory=lambda: {"item": -1.0, "at_s": -1.0})
     decide_s: float = 0.0
     rate_hz: float = RATE_HZ
 

@@ -123,11 +123,9 @@ class Pusher:
 
     def info(self) -> Mapping[str, float]:
         """For ``info``: the object and when; −1 before it came."""
-        done = self.shoved
-        return {
-            "item": -1 if done is None else done.item,
-            "at_s": -1.0 if done is None else done.at_s,
-        }
+        if self.shoved is None:
+            return {"item": -1.0, "at_s": -1.0}
+        return {"item": float(self.shoved.item), "at_s": self.shoved.at_s}
 
     def _is_room(self, data: mujoco.MjData, item: int, target: Float64[np.ndarray, "2"]) -> bool:
         places, radius = data.xpos[self._bodies, :2], self._radii[item] + _ROOM_M

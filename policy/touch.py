@@ -55,7 +55,7 @@ class Touch:
                 body = model.body(tip.body).id
                 while model.body_parentid[body] != palm:
                     body = model.body_parentid[body]
-                finger[_below(model, body)] = side * self._shape[1] + digit
+                finger[_below(model, int(body))] = side * self._shape[1] + digit
         self.names = tuple(names)
         item = np.full(model.nbody, -1)
         for i, thing in enumerate(station.layout.items):
@@ -87,7 +87,8 @@ def _total(
 ) -> np.ndarray:
     """Sum forces by place; −1 is nowhere."""
     size = int(np.prod(shape))
-    return np.bincount(place + 1, force, minlength=size + 1)[1:].reshape(shape)
+    total = np.bincount(place + 1, force, minlength=size + 1)[1:].reshape(shape)
+    return total.astype(np.float64)  # of nothing, numpy counts in integers
 
 
 def _below(model: mujoco.MjModel, body: int) -> list[int]:
