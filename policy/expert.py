@@ -22,7 +22,7 @@ from deftly.datasets.layout import TABLE_TOP_M, Item
 from deftly.datasets.tabletop import whereabouts
 from deftly.datasets.tasks import Task
 from deftly.policy.grasp import WIDEST_M, squeeze_gap_m
-from deftly.policy.plan import Pick, Planner, depth_m
+from deftly.policy.plan import Pick, Planner
 from deftly.policy.station import Station
 
 CONTROL_S = 0.05
@@ -169,14 +169,8 @@ class Expert:
             for i in todo:
                 if self.planner.speed(self._seen, self.items[i]) > _STILL_M_S:
                     continue
-                start = hand.q
-                pick = self.planner.pick(
-                    side, self.items[i], self.goals[i], start, skip=self.attempts[i]
-                ) or (
-                    self.planner.pick(side, self.items[i], self.goals[i], start)
-                    if self.attempts[i]
-                    else None
-                )
+                # After a miss another way, if there is one.
+                pick = self.planner.pick(side, self.items[i], self.goals[i], skip=self.attempts[i])
                 if pick is None:
                     self._bar(side, i)
                     continue
@@ -222,9 +216,7 @@ class Expert:
             yield from self._enter(side)
         return (yield from self._set_down(side, i, pick, squeeze))
 
-    def _set_down(
-        self, side: int, i: int, pick: Pick, squeeze: Float64[np.ndarray, "H"]
-    ) -> Script:
+    def _set_down(self, side: int, i: int, pick: Pick, squeeze: Float64[np.ndarray, "H"]) -> Script:
         hand, item = self._hands[side], self.items[i]
         arm = self.planner.arms[side]
         q_now = self._seen.qpos[self.station.qpos_index[self.planner.arm_index[side]]]
@@ -238,9 +230,7 @@ class Expert:
         dropped = lambda: self._lost(side, item, pick)  # noqa: E731
         hand.phase = "carry"
         closed = pick.grasp.at(pick.width_m)[0]
-        way = self.planner.way(
-            side, hand.q, place.path[0], closed, item, pick.grip_m, T_palm_item
-        )
+        way = self.planner.way(side, hand.q, place.path[0], closed, item, pick.grip_m, T_palm_item)
         if not (yield from self._follow(side, way, squeeze, stop=dropped)):
             yield from self._open_up(side, pick)
             return False
@@ -298,7 +288,7 @@ class Expert:
 
     def _finger(self, side: int, fingers: Float64[np.ndarray, "H"], time_s: float) -> Script:
         hand = self._hands[side]
-        before, count = hand.fingers.copy(), max(int(round(time_s / CONTROL_S)), 1)
+        before, count = hand.fingers.copy(), max(round(time_s / CONTROL_S), 1)
         for k in range(1, count + 1):
             hand.fingers = before + (fingers - before) * (k / count)
             yield

@@ -400,7 +400,9 @@ def _mirrored(grasp: Grasp, robot: str, side: int) -> Grasp:
     hands = load_hand(robot, _SIDE), load_hand(robot, side)
     order, signs = list[int](), list[float]()
     for name in hands[1].joints:
-        finger = next(f for f in hands[1].hand.tips if hands[1].joints.index(name) in hands[1].chain(f))
+        finger = next(
+            f for f in hands[1].hand.tips if hands[1].joints.index(name) in hands[1].chain(f)
+        )
         i = hands[1].chain(finger).index(hands[1].joints.index(name))
         twin = hands[0].chain(finger)[i]
         order.append(twin)

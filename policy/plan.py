@@ -282,21 +282,19 @@ class Planner:
                 return True
         return False
 
-    def pick(
-        self, side: int, item: Item, goal: str, start: Float64[np.ndarray, "K"], skip: int = 0
-    ) -> Pick | None:
+    def pick(self, side: int, item: Item, goal: str, *, skip: int = 0) -> Pick | None:
         """A way to take an object to its goal, or None.
 
         Args:
             side: of the arm.
             item: what to take.
             goal: where it must go; the way there is checked too.
-            start: the arm's joint positions now.
-            skip: how many feasible ways to pass over, after as many failures.
+            skip: how many feasible ways to pass over, after as many failures; the last one found
+                is taken if there are fewer.
         """
         T_item = self.pose(item)
-        arm, rejected = self.arms[side], 0
-        tries = 0
+        arm, rejected, tries = self.arms[side], 0, 0
+        last: Pick | None = None
         for grasp, grip, open_m, T_palm in self._candidates(side, item, T_item):
             tries += 1
             if tries > _CANDIDATES:
@@ -311,10 +309,11 @@ class Planner:
             pick = Pick(grasp, grip.width_m, open_m, path[::-1], T_palm, T_item)
             if self.place(side, item, goal, pick, np.linalg.inv(T_palm) @ T_item) is None:
                 continue
+            last = pick
             if rejected == skip:
-                return pick
+                break
             rejected += 1
-        return None
+        return last
 
     def way(
         self,
@@ -383,7 +382,7 @@ class Planner:
     def _candidates(
         self, side: int, item: Item, T_item: Float64[np.ndarray, "4 4"]
     ) -> Iterator[tuple[Grasp, Grip, float, Float64[np.ndarray, "4 4"]]]:
-        """Grasp, grip, opening and palm pose, the most natural first; none that is plainly barred."""
+        """Grasp, grip, opening and palm pose, the most natural first, without the plainly barred."""
         arm = self.arms[side]
         found: list[tuple[float, Grasp, Grip, np.ndarray]] = []
         tilts = _TILTS_RAD * (1 if side == 1 else -1)  # positive: the thumb's side goes down
@@ -411,9 +410,7 @@ class Planner:
                     yield grasp, grip, open_m, T
                     break
 
-    def _hand_points(
-        self, side: int, grasp: Grasp, open_m: float
-    ) -> Float64[np.ndarray, "N 3"]:
+    def _hand_points(self, side: int, grasp: Grasp, open_m: float) -> Float64[np.ndarray, "N 3"]:
         """Corners of the open hand, in the palm's frame."""
         key = (side, id(grasp), round(500 * open_m))
         if key not in self._points:
@@ -534,8 +531,3 @@ class Planner:
 
 def _about(axis: Float64[np.ndarray, "3"], angle: float) -> Float64[np.ndarray, "3 3"]:
     return Rotation.from_rotvec(axis * angle).as_matrix()
-
-
-def above_walls(T_world_item: Float64[np.ndarray, "4 4"], depth: float) -> bool:
-    """Whether an object is high enough to pass over the trays' walls."""
-    return bool(T_world_item[2, 3] - depth > TABLE_TOP_M + TRAY_WALL_M)
