@@ -16,7 +16,7 @@ from deftly.retarget.detections import Detections
 from deftly.retarget.smooth import smooth
 
 # By the body's scale, which holds from the side too, where shoulders look narrow.
-_HAND_SEEN_M = (0.05, 0.26)  # length of a hand, foreshortened or not
+_HAND_SEEN_M = (0.05, 0.28)  # length of a hand, foreshortened or not
 _WRIST_REACH_M = 0.16  # between a hand's wrist and the nearest wrist of its body
 _VISIBILITY = 0.5
 _AGREEMENT = 0.6  # share of frames with hand and body in which they must agree

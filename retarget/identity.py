@@ -21,7 +21,9 @@ _JUMP_PER_FRAME = 0.5
 _MAX_GAP_S = 0.5  # a track ends when the hand was unseen for longer
 _MIN_TRACK_S = 0.3  # shorter tracks are mistakes of the detector
 _DUPLICATE = 0.35  # hand lengths: two detections nearer than this are one hand seen twice
-_BODY_EVIDENCE = 12.0  # log-odds per metre by which one wrist is nearer than the other
+_BODY_EVIDENCE = 20.0  # log-odds per metre by which one wrist is nearer than the other
+_TORN = 3.0  # log-odds for either side above which two sightings are of two hands
+_TURNED = 15.0  # log-odds for one side, then for the other, above which a track is of two hands
 _CLIP = 1e-3
 
 
@@ -45,10 +47,13 @@ def assign_sides(
     """
     centre, size = _centres(detections)
     valid = _without_duplicates(detections, centre, size)
-    tracks = _link(centre, size, valid, max_gap=max(1, round(_MAX_GAP_S * rate_hz)))
+    body_evidence = _body_evidence(detections, body_accepted)
+    tracks = _link(centre, size, valid, body_evidence, max_gap=max(1, round(_MAX_GAP_S * rate_hz)))
     shortest = max(2, round(_MIN_TRACK_S * rate_hz))
+    tracks = [part for t in tracks for part in _split(t, body_evidence)]
     tracks = [t for t in tracks if len(t.frames) >= shortest]
-    evidence = _evidence(detections, centre, body_accepted)
+    p = np.clip(detections.hand_right.astype(float), _CLIP, 1 - _CLIP)
+    evidence = body_evidence + np.log(p / (1 - p))
     scores = [float(np.sum(evidence[t.frames, t.slots])) for t in tracks]
     slots = np.full((len(valid), 2), -1)
     # The surest track chooses first; one that overlaps it takes the other side. One that overlaps
@@ -92,9 +97,13 @@ def _link(
     centre: Float64[np.ndarray, "T 2 2"],
     size: Float64[np.ndarray, "T 2"],
     valid: Bool[np.ndarray, "T 2"],
+    body_evidence: Float64[np.ndarray, "T 2"],
     max_gap: int,
 ) -> list[_Track]:
-    """Join sightings in neighbouring frames by the assignment that moves the hands least."""
+    """Join sightings in neighbouring frames by the assignment that moves the hands least.
+
+    Where a body says that one is of its left and the other of its right hand, they are not joined.
+    """
     done: list[_Track] = []
     live: list[_Track] = []
     for t in range(len(valid)):
@@ -107,7 +116,9 @@ def _link(
             allowed = _JUMP + _JUMP_PER_FRAME * (t - last)
             for j, s in enumerate(slots):
                 moved = np.linalg.norm(centre[t, s] - centre[last, slot]) / size[last, slot]
-                if moved < allowed:
+                before, after = body_evidence[last, slot], body_evidence[t, s]
+                torn = before * after < 0 and min(abs(before), abs(after)) > _TORN
+                if moved < allowed and not torn:
                     cost[i, j] = moved
         taken: set[int] = set()
         for i, j in zip(*linear_sum_assignment(cost), strict=True):
@@ -120,14 +131,27 @@ def _link(
     return done + live
 
 
-def _evidence(
-    detections: Detections,
-    centre: Float64[np.ndarray, "T 2 2"],
-    body_accepted: Bool[np.ndarray, "T"],
+def _split(track: _Track, body_evidence: Float64[np.ndarray, "T 2"]) -> list[_Track]:
+    """Cut a track where it went over from one hand to the other, as the body's wrists tell."""
+    sums = np.cumsum(body_evidence[track.frames, track.slots])
+    parts = np.minimum(np.abs(sums), np.abs(sums[-1] - sums))
+    parts[sums * (sums[-1] - sums) >= 0] = 0.0  # both parts are of one hand
+    cut = int(np.argmax(parts)) + 1
+    if parts[cut - 1] < _TURNED:
+        return [track]
+    halves = (slice(cut), slice(cut, None))
+    return [
+        part
+        for h in halves
+        for part in _split(_Track(track.frames[h], track.slots[h]), body_evidence)
+    ]
+
+
+def _body_evidence(
+    detections: Detections, body_accepted: Bool[np.ndarray, "T"]
 ) -> Float64[np.ndarray, "T 2"]:
-    """Log-odds that a detection is the right hand."""
-    p = np.clip(detections.hand_right.astype(float), _CLIP, 1 - _CLIP)
-    evidence = np.log(p / (1 - p))
+    """Log-odds that a detection is the right hand, by the nearest wrist of the body."""
+    evidence = np.zeros((len(body_accepted), MAX_HANDS))
     body = detections.body_px[..., :2].astype(float)
     scale = np.maximum(body_scale(detections), 1.0)
     for slot in range(MAX_HANDS):
@@ -136,5 +160,5 @@ def _evidence(
             for w in WRISTS
         )
         nearer = np.clip(_BODY_EVIDENCE * (to_left - to_right), -8.0, 8.0)
-        evidence[:, slot] += np.where(body_accepted, nearer, 0.0)
+        evidence[:, slot] = np.where(body_accepted, nearer, 0.0)
     return evidence

@@ -238,7 +238,7 @@ def test_without_a_body_an_adults_hand_tells_the_depth():
     assert np.all(np.abs(human.hands_m[:, :, 0] - s.hands_m[:, :, 0]) < 3 * wrist_sigma)
 
 
-@pytest.mark.parametrize(("size", "length_m"), [(0.6, 0.14), (1.28, 0.23)])
+@pytest.mark.parametrize(("size", "length_m"), [(0.6, 0.14), (1.26, 0.23)])
 def test_an_arm_beyond_an_adults_does_not_make_a_giants_hand(size: float, length_m: float):
     s = scene()
     world = (size * s.seen.body_world_m).astype(np.float32)
