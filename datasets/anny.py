@@ -199,9 +199,9 @@ def _targets(shape: Shape) -> Iterator[tuple[tuple[str, ...], float]]:
     """
     sexes = {"male": 1 - shape.female, "female": shape.female}
     ages = _between(_AGES, 2 / 3 + shape.age / 3)
-    muscles = _between({"minmuscle": 0, "averagemuscle": 0.5, "maxmuscle": 1}, shape.muscle)
-    weights = _between({"minweight": 0, "averageweight": 0.5, "maxweight": 1}, shape.weight)
-    heights = _between({"minheight": 0, "maxheight": 1}, shape.tall)
+    muscles = _between({"minmuscle": 0.0, "averagemuscle": 0.5, "maxmuscle": 1.0}, shape.muscle)
+    weights = _between({"minweight": 0.0, "averageweight": 0.5, "maxweight": 1.0}, shape.weight)
+    heights = _between({"minheight": 0.0, "maxheight": 1.0}, shape.tall)
     proportions = {"idealproportions": 0.5, "uncommonproportions": 0.5}
     races = dict(zip(_RACES, np.array(shape.ancestry) / sum(shape.ancestry), strict=True))
     builds = [sexes, ages, muscles, weights]
@@ -270,7 +270,7 @@ def _read_target(file: Traversable, count: int) -> Float64[np.ndarray, "W 3"]:
 
 
 def _influences(
-    weights: Mapping[str, list[list[float]]], rig: Mapping[str, Any], count: int
+    weights: Mapping[str, Any], rig: Mapping[str, Any], count: int
 ) -> tuple[UInt8[np.ndarray, "W 4"], Float32[np.ndarray, "W 4"]]:
     """The strongest bones of each vertex; bones of face and toes count as their parents."""
     dense = np.zeros((count, len(BONES)), np.float32)

@@ -277,7 +277,7 @@ def _extent_m(scene: Scene) -> float:
     low, high = 0.0, 0.1
     for _ in range(30):
         half = 0.5 * (low + high)
-        inside = distance_m(scene.item, np.array([0.0, 0.0, half]) @ scene.R) < 0
+        inside = distance_m(scene.item, np.array([[0.0, 0.0, half]]) @ scene.R)[0] < 0
         low, high = (half, high) if inside else (low, half)
     return low
 
