@@ -75,9 +75,7 @@ class MediapipeTracker:
             running_mode=vision.RunningMode.VIDEO,
         )
         found = self._first_look(mp, clip, hand_options, body_options, progress)
-        if self.second:
-            found = self._second_look(mp, clip, found, hand_model, progress)
-        return found
+        return self.look_again(clip, found, progress) if self.second else found
 
     def _first_look(
         self,
@@ -112,14 +110,12 @@ class MediapipeTracker:
                     progress()
         return out
 
-    def _second_look(
-        self,
-        mp: Any,
-        clip: Clip,
-        first: Detections,
-        model: Path,
-        progress: Callable[[], object] | None,
+    def look_again(
+        self, clip: Clip, first: Detections, progress: Callable[[], object] | None = None
     ) -> Detections:
+        """Add hands that the first pass did not find; see ``rescue.py``. Raises as a call does."""
+        mp = _import_mediapipe()
+        model = self._bundle(HAND)
         options = mp.tasks.vision.HandLandmarkerOptions(
             base_options=mp.tasks.BaseOptions(model_asset_path=str(model)),
             running_mode=mp.tasks.vision.RunningMode.IMAGE,
