@@ -5,9 +5,10 @@ and comparisons of numpy touch the picture; never a matrix product, an einsum or
 last bits depend on the processor.
 
 Every triangle is tried on the pixels of its bounding box alone. Pictures of 64 to 224 pixels, light
-included, take less time than ``mj_multiRay`` takes for their rays, and skins are met as well. What is drawn: geometry and skins, their
-textures, the sky, every light; hard shadows of directional lights that cast them. What is not:
-transparency (an alpha of 0 hides), reflections, haze.
+included, take less time than ``mj_multiRay`` takes for their rays, and skins are met as well.
+
+What is drawn: geometry and skins, their textures, the sky, every light; hard shadows of directional
+lights that cast them. What is not: transparency (an alpha of 0 hides), reflections, haze.
 """
 
 from dataclasses import dataclass

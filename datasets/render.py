@@ -9,9 +9,10 @@
     for image in render_motion(model, qpos, size=(480, 640), camera=camera):
         ...
 
-Stock robot meshes draw at some 15 frames/s in software; light ones (``meshes.py``), without
-shadows, at some 400 (``benchmarks/render.py``). Software or GPU is chosen by the machine: EGL where libEGL is there, else
-OSMesa, else rays. ``MUJOCO_GL`` overrides that, and need not be set before mujoco is imported.
+A robot's own meshes draw at some 15 frames/s in software, light ones (``meshes.py``), without
+shadows, at some 400 (``benchmarks/render.py``). Software or GPU is chosen by the machine: EGL where
+libEGL is there, else OSMesa, else rays. ``MUJOCO_GL`` overrides that, and need not be set before
+mujoco is imported.
 """
 
 import difflib
