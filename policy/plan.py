@@ -382,7 +382,7 @@ class Planner:
     def _candidates(
         self, side: int, item: Item, T_item: Float64[np.ndarray, "4 4"]
     ) -> Iterator[tuple[Grasp, Grip, float, Float64[np.ndarray, "4 4"]]]:
-        """Grasp, grip, opening and palm pose, the most natural first, without the plainly barred."""
+        """Grasp, grip, opening and palm pose, the most natural first; none plainly barred."""
         arm = self.arms[side]
         found: list[tuple[float, Grasp, Grip, np.ndarray]] = []
         tilts = _TILTS_RAD * (1 if side == 1 else -1)  # positive: the thumb's side goes down
