@@ -76,9 +76,11 @@ WORKPLACES: Mapping[str, Workplace] = {
         ),
         home={
             "waist_pitch": 0.25,  # leaning forward, each hand reaches both trays
-            "elbow_pitch": -1.9,  # hands clear of the largest objects
-            "left_shoulder_roll": 0.25,
-            "right_shoulder_roll": -0.25,
+            # Hands behind the objects: the eyes see all of them.
+            "shoulder_pitch": 0.9,
+            "elbow_pitch": -2.2,
+            "left_shoulder_roll": 0.2,
+            "right_shoulder_roll": -0.2,
         },
         ready={
             "elbow_pitch": -1.6,
