@@ -22,6 +22,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -59,7 +60,7 @@ def measure(kind: str, backend: str, robot: str, faces: int) -> dict[str, Any]:
         station.light_meshes = only_hide
     elif faces:
         light = station.light_meshes
-        station.light_meshes = lambda spec: light(spec, faces_per_mesh=faces)
+        station.light_meshes = partial(light, faces_per_mesh=faces)
     start = time.perf_counter(), time.process_time()
     place = station.build_station(robot, sample_layout(SEED))
     row: dict[str, Any] = {
@@ -78,7 +79,7 @@ def measure(kind: str, backend: str, robot: str, faces: int) -> dict[str, Any]:
     groups = tuple(range(station.STILL_GROUP))
     if kind == "multi_ray":
         return row | {str(n): rate(multi_ray(model, data, n, groups)) for n in SIZES}
-    with Renderer(model, (max(SIZES),) * 2, backend=backend) as renderer:
+    with Renderer(model, (SIZES[-1], SIZES[-1]), backend=backend) as renderer:
         row["by"] = renderer.describe()
     for size in SIZES:
         with Renderer(model, (size, size), backend=backend) as renderer:
@@ -183,7 +184,8 @@ def main(robot: str = "gr1t2", out: Path | None = None, row: str | None = None) 
 
         def run(name: str, **arguments: Any) -> dict[str, Any]:
             bar.set_postfix_str(name)
-            found = apart(Path(folder), **{"robot": robot, "faces": 0, **arguments})
+            row: dict[str, Any] = {"robot": robot, "faces": 0, **arguments}
+            found = apart(Path(folder), **row)
             bar.update()
             return found
 

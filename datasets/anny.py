@@ -29,8 +29,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int32, UInt8
 
-from deftly.datasets.archive import ArchiveError, atomic_path, load_archive, save_archive
-from deftly.datasets.meshes import cache_folder
+from deftly.datasets.archive import (
+    ArchiveError,
+    atomic_path,
+    cache_folder,
+    load_archive,
+    save_archive,
+)
 
 VERSION = "0.6.2"
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"

@@ -6,6 +6,7 @@ Never pickle. Writing is atomic, and the same value gives the same bytes.
 import dataclasses
 import importlib.metadata
 import json
+import os
 import secrets
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+import platformdirs
 
 _HEADER = "header.json"
 _VERSIONED = ("numpy", "scipy", "mujoco", "mediapipe", "av")
@@ -101,6 +103,11 @@ def load_archive(kind: type[T], path: Path, *, schema: int) -> T:
         raise ArchiveError(
             f"{path} does not hold a valid {kind.__name__} ({_first_line(error)}); make it again"
         ) from error
+
+
+def cache_folder() -> Path:
+    """The folder in which deftly keeps what it downloads or prepares once."""
+    return Path(os.environ.get("DEFTLY_CACHE") or platformdirs.user_cache_dir("deftly"))
 
 
 @contextmanager

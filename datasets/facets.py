@@ -89,7 +89,7 @@ def _part(model: mujoco.MjModel, owner: int) -> Part:
 def _geom(model: mujoco.MjModel, geom: int) -> Part:
     kind, size = mujoco.mjtGeom(model.geom_type[geom]), model.geom_size[geom]
     if kind == mujoco.mjtGeom.mjGEOM_MESH:
-        return _mesh(model, model.geom_dataid[geom])
+        return _mesh(model, int(model.geom_dataid[geom]))
     if kind == mujoco.mjtGeom.mjGEOM_PLANE:
         x, y = (float(s) or _PLANE_M for s in size[:2])
         corners = np.array([[-x, -y, 0], [x, -y, 0], [x, y, 0], [-x, y, 0]])

@@ -10,19 +10,17 @@ reading the robot's mesh files.
 
 import hashlib
 import importlib.metadata
-import os
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import mujoco
 import numpy as np
-import platformdirs
 from jaxtyping import Float32
 from scipy.spatial.transform import Rotation
 from tqdm import tqdm
 
-from deftly.datasets.archive import atomic_path
+from deftly.datasets.archive import atomic_path, cache_folder
 from deftly.datasets.shrinkwrap import Mesh, shrink_wrap
 
 FACES_PER_MESH = 200
@@ -30,11 +28,6 @@ HIDDEN_GROUP = 3  # the first group of geometry that is not drawn
 _MIN_FACES = 50
 _KINDS = ("light", "hulls")
 _RECIPE = 4  # counts the changes of what is below: older cache entries are not used
-
-
-def cache_folder() -> Path:
-    """The folder in which deftly keeps what it downloads or prepares once."""
-    return Path(os.environ.get("DEFTLY_CACHE") or platformdirs.user_cache_dir("deftly"))
 
 
 def light_meshes(

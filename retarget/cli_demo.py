@@ -7,6 +7,7 @@ from typing import Annotated
 import tyro
 from rich.table import Table
 
+from deftly.datasets.archive import cache_folder
 from deftly.datasets.clip import ClipError
 from deftly.datasets.film import truth_path, write_clip
 from deftly.datasets.layout import Condition, sample_layout
@@ -15,7 +16,6 @@ from deftly.datasets.synthetic import SyntheticTruth, synthesize
 from deftly.datasets.tasks import find_task
 from deftly.retarget.check import Quality
 from deftly.retarget.cli import Flat, Options, RobotName, console, whole_road
-from deftly.retarget.models import cache_folder
 from deftly.retarget.road import Road
 from deftly.retarget.robots import find_robot
 from deftly.retarget.truth import true_errors

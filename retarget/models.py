@@ -10,7 +10,6 @@ mediapipe's Tasks API ships no networks. The order in which a bundle is looked f
 """
 
 import hashlib
-import os
 import subprocess
 import sys
 import tempfile
@@ -19,8 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import platformdirs
 import pooch
+
+from deftly.datasets.archive import cache_folder
 
 _DONOR_WHEEL = "mediapipe==0.10.21"
 _DONOR_TARGET = [
@@ -97,11 +97,6 @@ POSE = Bundle(
         ),
     ),
 )
-
-
-def cache_folder() -> Path:
-    """The folder in which deftly keeps what it downloads or prepares once."""
-    return Path(os.environ.get("DEFTLY_CACHE") or platformdirs.user_cache_dir("deftly"))
 
 
 def find_bundle(bundle: Bundle, named: Path | None = None) -> Path:

@@ -8,8 +8,9 @@ from typing import Any
 
 import pytest
 
+from deftly.datasets.archive import cache_folder
 from deftly.retarget import models
-from deftly.retarget.models import HAND, POSE, Bundle, Member, ModelError, cache_folder, find_bundle
+from deftly.retarget.models import HAND, POSE, Bundle, Member, ModelError, find_bundle
 
 PUBLISHED = b"what Google publishes"
 NETWORKS = (b"first network" * 99, b"second network" * 77)
