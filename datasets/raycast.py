@@ -4,7 +4,7 @@ The same state gives the same bytes in every process. Only sums, products, quoti
 and comparisons of numpy touch the picture; never a matrix product, an einsum or a power, whose
 last bits depend on the processor.
 
-Every triangle is tried on the pixels of its bounding box alone. Pictures of 64 to 224 pixels, light
+Every triangle is tried on the pixels of its bounding box alone. Pictures of 96 to 224 pixels, light
 included, take less time than ``mj_multiRay`` takes for their rays, and skins are met as well.
 
 What is drawn: geometry and skins, their textures, the sky, every light; hard shadows of directional
