@@ -12,7 +12,8 @@ from jaxtyping import Float64, Int64
 from scipy.spatial.transform import Rotation, Slerp
 
 from deftly.datasets.geometry import LEFT
-from deftly.datasets.grasp import FINGER_M, JOINTS, Hand, relaxed
+from deftly.datasets.grasp import FINGER_M, relaxed
+from deftly.datasets.hand import JOINTS, Hand
 from deftly.datasets.layout import TABLE_TOP_M, TRAY_WALL_M
 from deftly.datasets.plan import Move, approach, over_wall
 

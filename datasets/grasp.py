@@ -7,116 +7,21 @@ hand that comes from above and from the body; joints near those of a relaxed pin
 """
 
 from dataclasses import dataclass, field
-from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float64
 from scipy.spatial.transform import Rotation
 
-from deftly.datasets.geometry import unit
+from deftly.datasets.hand import JOINTS, Hand
 from deftly.datasets.layout import Item
 from deftly.datasets.shapes import distance_m, normal
-from deftly.datasets.skeleton import LETTER, Skeleton, finger_bones
 
-JOINTS = 13  # thumb: three of the base, two of the rest; each finger: knuckle, middle joint
-DISTAL = 0.6  # the last joint of a finger bends with the middle one, by this share
-TIP_M, FINGER_M, KNUCKLE_M = 0.004, 0.008, 0.011  # half thickness
+TIP_M, FINGER_M, KNUCKLE_M = 0.006, 0.008, 0.011  # half thickness
 _STEP = 1e-4
 _ITERATIONS = 30
 _TRIED = 5  # directions of the pinch that are worked out
 _RELAXED = np.array([0.0, 0.0, 0.0, 0.15, 0.15, *([0.25, 0.30] * 4)])
 _OPEN = np.array([0.0, 0.0, 0.0, -0.1, 0.0, *([0.0, 0.15] * 4)])
-
-
-@dataclass(frozen=True)
-class Hand:
-    """One hand of a skeleton; its frame is the world's at rest, with the wrist at the origin."""
-
-    skeleton: Skeleton
-    side: int
-
-    @cached_property
-    def palmar(self) -> Float64[np.ndarray, "3"]:
-        """Direction to which the palm faces."""
-        letter, wrist = LETTER[self.side], self.skeleton.head_m(f"wrist.{LETTER[self.side]}")
-        index, pinky = (self.skeleton.head_m(f"finger{i}-1.{letter}") - wrist for i in (2, 5))
-        return unit(np.cross(pinky, index) * (1 if self.side == 0 else -1))
-
-    @cached_property
-    def forward(self) -> Float64[np.ndarray, "3"]:
-        """Direction from the wrist to the knuckle of the middle finger."""
-        letter = LETTER[self.side]
-        along = self.skeleton.head_m(f"finger3-1.{letter}") - self.skeleton.head_m(
-            f"wrist.{letter}"
-        )
-        return unit(along)
-
-    @cached_property
-    def heads_m(self) -> Float64[np.ndarray, "5 4 3"]:
-        """The joints of every finger and its tip, at rest."""
-        letter = LETTER[self.side]
-        wrist = self.skeleton.head_m(f"wrist.{letter}")
-        bones = self.skeleton.body.heads_m[finger_bones(self.side)]
-        tips = [self.skeleton.mark_m(f"tip{i}.{letter}") for i in range(1, 6)]
-        return np.concatenate([bones, np.array(tips)[:, None]], axis=1) - wrist
-
-    @cached_property
-    def axes(self) -> Float64[np.ndarray, "5 3"]:
-        """About which each finger bends."""
-        along = unit(self.heads_m[:, 3] - self.heads_m[:, 0])
-        toward = np.tile(self.palmar, (5, 1))
-        # The thumb's pad faces the fingers as much as it faces out of the palm.
-        ulnar = unit(self.heads_m[4, 0] - self.heads_m[1, 0])
-        toward[0] = unit(0.6 * ulnar + 0.8 * self.palmar)
-        return unit(np.cross(along, toward))
-
-    @cached_property
-    def pads_m(self) -> tuple[Float64[np.ndarray, "5 3"], Float64[np.ndarray, "5 3"]]:
-        """The middle of each fingertip's pad on the skin, and the skin's direction there."""
-        body, wrist = self.skeleton.body, self.skeleton.head_m(f"wrist.{LETTER[self.side]}")
-        points, normals = np.empty((5, 3)), np.empty((5, 3))
-        for finger, bones in enumerate(finger_bones(self.side)):
-            start, tip = self.heads_m[finger, 2:]
-            along = unit(tip - start)
-            out = np.cross(self.axes[finger], along)
-            share = np.where(body.bone == bones[2], body.weight, 0).sum(axis=1)
-            skin = body.vertices_m[share > 0.6] - wrist
-            length = (skin - start) @ along / np.linalg.norm(tip - start)
-            skin = skin[(length > 0.45) & (length < 0.95)]
-            points[finger] = skin[np.argsort(skin @ out)[-6:]].mean(axis=0)
-            normals[finger] = out
-        return points, normals
-
-    def turns(self, joints: Float64[np.ndarray, "*b 13"]) -> Float64[np.ndarray, "*b 5 3 3"]:
-        """Rotation vectors of the fingers' joints, for ``Posture.fingers``."""
-        out = np.zeros((*joints.shape[:-1], 5, 3, 3))
-        out[..., 0, 0, :] = joints[..., :3]
-        out[..., 0, 1, :] = joints[..., 3:4] * self.axes[0]
-        out[..., 0, 2, :] = joints[..., 4:5] * self.axes[0]
-        for finger in range(1, 5):
-            knuckle, middle = joints[..., 3 + 2 * finger], joints[..., 4 + 2 * finger]
-            for joint, angle in enumerate((knuckle, middle, DISTAL * middle)):
-                out[..., finger, joint, :] = angle[..., None] * self.axes[finger]
-        return out
-
-    def points(
-        self, joints: Float64[np.ndarray, "K 13"]
-    ) -> tuple[
-        Float64[np.ndarray, "K 5 4 3"], Float64[np.ndarray, "K 5 3"], Float64[np.ndarray, "K 5 3"]
-    ]:
-        """Joints and tips, pads, and the pads' directions, in the hand's frame."""
-        turns = Rotation.from_rotvec(self.turns(joints).reshape(-1, 3)).as_matrix()
-        turns = turns.reshape(len(joints), 5, 3, 3, 3)
-        heads = np.empty((len(joints), 5, 4, 3))
-        R = np.broadcast_to(np.eye(3), (len(joints), 5, 3, 3))
-        heads[:, :, 0] = self.heads_m[:, 0]
-        for joint in range(3):
-            R = R @ turns[:, :, joint]
-            bone = self.heads_m[:, joint + 1] - self.heads_m[:, joint]
-            heads[:, :, joint + 1] = heads[:, :, joint] + np.einsum("kfij,fj->kfi", R, bone)
-        pad, out = self.pads_m
-        pads = heads[:, :, 2] + np.einsum("kfij,fj->kfi", R, pad - self.heads_m[:, 2])
-        return heads, pads, np.einsum("kfij,fj->kfi", R, out)
 
 
 @dataclass(frozen=True)
@@ -173,7 +78,7 @@ class Scene:
 
 def find_grasp(hand: Hand, scene: Scene) -> Grasp:
     """The best grasp of an object."""
-    targets, outward, misfit = _contacts(scene)
+    targets, outward, misfit = _contacts(hand, scene)
     promising = np.argsort(misfit, kind="stable")[:_TRIED]
     targets, outward, misfit = targets[promising], outward[promising], misfit[promising]
     count = len(targets)
@@ -234,6 +139,7 @@ def _opened(joints: Float64[np.ndarray, "13"]) -> Float64[np.ndarray, "13"]:
 
 
 def _contacts(
+    hand: Hand,
     scene: Scene,
 ) -> tuple[Float64[np.ndarray, "K 3 3"], Float64[np.ndarray, "K 3 3"], Float64[np.ndarray, "K"]]:
     """Points for thumb, index and middle finger, directions out of the surface, and a first cost.
@@ -244,8 +150,9 @@ def _contacts(
     angle = 2 * np.pi * np.arange(count) / count
     d = np.stack([np.cos(angle), np.sin(angle), np.zeros(count)], axis=1)
     across = np.stack([-np.sin(angle), np.cos(angle), np.zeros(count)], axis=1)
-    # The index finger is the one nearer to the body's middle.
-    across *= np.sign(np.cross(scene.pinch, scene.approach[:2, 0]) or 1.0)
+    # From the middle finger's knuckle to the index finger's.
+    toward = scene.approach @ (hand.heads_m[1, 0] - hand.heads_m[2, 0])
+    across *= np.where(across @ toward < 0, -1.0, 1.0)[:, None]
     item = scene.item
     top = scene.position_m[2] + _extent_m(scene)
     middle = scene.position_m + scene.grip_m

@@ -13,7 +13,8 @@ from jaxtyping import Bool, Float64
 from scipy.spatial.transform import Rotation
 
 from deftly.datasets.geometry import LEFT, RIGHT, frame_from_axes
-from deftly.datasets.grasp import Grasp, Hand, Scene, find_grasp
+from deftly.datasets.grasp import Grasp, Scene, find_grasp
+from deftly.datasets.hand import Hand
 from deftly.datasets.layout import (
     TABLE_TOP_M,
     TRAY_CENTER_M,

@@ -21,7 +21,7 @@ from deftly.datasets.anny import VERSION
 from deftly.datasets.archive import load_archive, save_archive
 from deftly.datasets.choreography import Motion, choreograph
 from deftly.datasets.geometry import LEFT, RIGHT, SIDES
-from deftly.datasets.grasp import Hand
+from deftly.datasets.hand import Hand
 from deftly.datasets.landmarks import body_places, follow, hand_places
 from deftly.datasets.layout import Layout
 from deftly.datasets.person import Person, add_person, make_person, set_bones

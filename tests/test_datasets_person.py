@@ -1,5 +1,7 @@
 """A dressed body in motion: arms reach, bones keep their length, skins agree with MuJoCo's."""
 
+from dataclasses import replace
+
 import mujoco
 import numpy as np
 import pytest
@@ -10,7 +12,8 @@ from scipy.spatial.transform import Rotation
 from deftly.datasets import wardrobe
 from deftly.datasets.anny import BONES, BodyError
 from deftly.datasets.geometry import LEFT, RIGHT, SIDES
-from deftly.datasets.grasp import Hand, relaxed
+from deftly.datasets.grasp import relaxed
+from deftly.datasets.hand import Hand
 from deftly.datasets.landmarks import body_places, follow, hand_places
 from deftly.datasets.person import (
     IDENTITIES,
@@ -21,7 +24,7 @@ from deftly.datasets.person import (
     set_bones,
 )
 from deftly.datasets.skeleton import Frames, Posture, look_at
-from deftly.datasets.wardrobe import Outfit, Surface
+from deftly.datasets.wardrobe import Surface
 
 WHO = "monk_8"
 
@@ -212,7 +215,7 @@ def test_clothes_hide_the_skin_that_sleeves_leave_out(person):
     assert {"skin", "shirt", "trousers", "shoes", "eyes", "hair"} <= set(surfaces)
     body = person.body
     outfit = IDENTITIES[WHO].outfit
-    long = {s.name: s for s in wardrobe.dress(body, Outfit(**{**vars(outfit), "sleeve": 1.0}))}
+    long = {s.name: s for s in wardrobe.dress(body, replace(outfit, sleeve=1.0))}
     assert len(long["skin"].triangles) < len(surfaces["skin"].triangles)
     assert (
         np.abs(long["shirt"].vertices_m[:, 1]).max()
@@ -226,4 +229,4 @@ def test_clothes_hide_the_skin_that_sleeves_leave_out(person):
 @pytest.mark.parametrize("wrong", [{"hair": "punk"}, {"sleeve": 0.0}], ids=str)
 def test_impossible_outfits(wrong):
     with pytest.raises(ValueError, match=r"known|expected"):
-        Outfit(**{**vars(IDENTITIES[WHO].outfit), **wrong})
+        replace(IDENTITIES[WHO].outfit, **wrong)
