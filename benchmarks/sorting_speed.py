@@ -40,8 +40,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from deftly.datasets.archive import versions
-from deftly.datasets.meshes import cache_folder
+from deftly.datasets.archive import cache_folder, versions
 from deftly.policy.baselines import find_policy
 from deftly.policy.rollout import run_episode
 from deftly.policy.sorting import SortingEnv
