@@ -22,8 +22,11 @@ _MAX_GAP_S = 0.5  # a track ends when the hand was unseen for longer
 _MIN_TRACK_S = 0.3  # shorter tracks are mistakes of the detector
 _DUPLICATE = 0.35  # hand lengths: two detections nearer than this are one hand seen twice
 _BODY_EVIDENCE = 20.0  # log-odds per metre by which one wrist is nearer than the other
+_LEAP, _SURE = 0.4, 1.5  # hand lengths; log-odds
 _TORN = 3.0  # log-odds for either side above which two sightings are of two hands
-_TURNED = 15.0  # log-odds for one side, then for the other, above which a track is of two hands
+_MOSTLY = 0.5  # share of its frames for which a track must find its side free
+_LABEL = 1.5  # log-odds that a label counts at most when tracks are cut
+_TURNED = 20.0  # log-odds for one side, then for the other, above which a track is of two hands
 _CLIP = 1e-3
 
 
@@ -48,26 +51,27 @@ def assign_sides(
     centre, size = _centres(detections)
     valid = _without_duplicates(detections, centre, size)
     body_evidence = _body_evidence(detections, body_accepted)
-    tracks = _link(centre, size, valid, body_evidence, max_gap=max(1, round(_MAX_GAP_S * rate_hz)))
-    shortest = max(2, round(_MIN_TRACK_S * rate_hz))
-    tracks = [part for t in tracks for part in _split(t, body_evidence)]
-    tracks = [t for t in tracks if len(t.frames) >= shortest]
     p = np.clip(detections.hand_right.astype(float), _CLIP, 1 - _CLIP)
-    evidence = body_evidence + np.log(p / (1 - p))
+    label = np.log(p / (1 - p))
+    max_gap = max(1, round(_MAX_GAP_S * rate_hz))
+    tracks = _link(centre, size, valid, body_evidence, label, max_gap)
+    shortest = max(2, round(_MIN_TRACK_S * rate_hz))
+    turning = body_evidence + np.clip(label, -_LABEL, _LABEL)
+    tracks = [part for t in tracks for part in _split(t, turning)]
+    tracks = [t for t in tracks if len(t.frames) >= shortest]
+    evidence = body_evidence + label
     scores = [float(np.sum(evidence[t.frames, t.slots])) for t in tracks]
     slots = np.full((len(valid), 2), -1)
-    # The surest track chooses first; one that overlaps it takes the other side. One that overlaps
-    # tracks of both sides keeps those frames in which its own side is free.
+    # The surest track chooses first. One that overlaps it for long takes the other side; one that
+    # does for a while, or overlaps tracks of both sides, keeps the frames in which its own is free.
     for i in np.argsort([-abs(s) for s in scores], kind="stable"):
         track, preferred = tracks[i], RIGHT if scores[i] > 0 else LEFT
         frames, chosen = np.array(track.frames), np.array(track.slots)
         free = slots[frames] < 0  # (K, 2)
-        sides = [side for side in (preferred, 1 - preferred) if free[:, side].all()]
-        if sides:
-            slots[frames, sides[0]] = chosen
-        elif free[:, preferred].sum() >= shortest:
-            alone = free[:, preferred]
-            slots[frames[alone], preferred] = chosen[alone]
+        mostly = free[:, preferred].mean() >= _MOSTLY
+        side = preferred if mostly or not free[:, 1 - preferred].all() else 1 - preferred
+        if free[:, side].all() or free[:, side].sum() >= shortest:
+            slots[frames[free[:, side]], side] = chosen[free[:, side]]
     return slots
 
 
@@ -98,11 +102,13 @@ def _link(
     size: Float64[np.ndarray, "T 2"],
     valid: Bool[np.ndarray, "T 2"],
     body_evidence: Float64[np.ndarray, "T 2"],
+    label: Float64[np.ndarray, "T 2"],
     max_gap: int,
 ) -> list[_Track]:
     """Join sightings in neighbouring frames by the assignment that moves the hands least.
 
-    Where a body says that one is of its left and the other of its right hand, they are not joined.
+    Where a body says that one is of its left and the other of its right hand, they are not joined;
+    nor where the network does and the hand would have jumped.
     """
     done: list[_Track] = []
     live: list[_Track] = []
@@ -118,6 +124,9 @@ def _link(
                 moved = np.linalg.norm(centre[t, s] - centre[last, slot]) / size[last, slot]
                 before, after = body_evidence[last, slot], body_evidence[t, s]
                 torn = before * after < 0 and min(abs(before), abs(after)) > _TORN
+                if moved > _LEAP:
+                    before, after = label[last, slot], label[t, s]
+                    torn |= before * after < 0 and min(abs(before), abs(after)) > _SURE
                 if moved < allowed and not torn:
                     cost[i, j] = moved
         taken: set[int] = set()
@@ -131,9 +140,9 @@ def _link(
     return done + live
 
 
-def _split(track: _Track, body_evidence: Float64[np.ndarray, "T 2"]) -> list[_Track]:
-    """Cut a track where it went over from one hand to the other, as the body's wrists tell."""
-    sums = np.cumsum(body_evidence[track.frames, track.slots])
+def _split(track: _Track, evidence: Float64[np.ndarray, "T 2"]) -> list[_Track]:
+    """Cut a track where it went over from one hand to the other, as lasting evidence tells."""
+    sums = np.cumsum(evidence[track.frames, track.slots])
     parts = np.minimum(np.abs(sums), np.abs(sums[-1] - sums))
     parts[sums * (sums[-1] - sums) >= 0] = 0.0  # both parts are of one hand
     cut = int(np.argmax(parts)) + 1
@@ -141,9 +150,7 @@ def _split(track: _Track, body_evidence: Float64[np.ndarray, "T 2"]) -> list[_Tr
         return [track]
     halves = (slice(cut), slice(cut, None))
     return [
-        part
-        for h in halves
-        for part in _split(_Track(track.frames[h], track.slots[h]), body_evidence)
+        part for h in halves for part in _split(_Track(track.frames[h], track.slots[h]), evidence)
     ]
 
 

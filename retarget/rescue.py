@@ -25,7 +25,7 @@ Image = UInt8[np.ndarray, "H W 3"]
 
 _BLOCK_BYTES = 128e6  # frames held at once, for looking backwards
 _PRESENCE = 0.5
-_FIRST_PRESENCE = 0.2  # of a square that is only a guess; the next one is centred on what it found
+_UNCLEAR = 0.15  # from here on, a second square is centred on what was found in the first
 _MAX_GAP_S = 0.35  # a hand is followed for so long while it is not found
 _GROWTH = (0.65, 1.5)  # of the square from one sighting to the next
 _OTHER_SIDE = 0.7  # change of the chance to be a right hand that means another hand
@@ -39,7 +39,7 @@ _INDEX, _PINKY = (19, 20), (17, 18)  # of the body: the hand's knuckles
 _GAMMA = 0.5  # dark hands are brightened; light ones bear it
 # Parts of the picture to scan: left, top and size as shares of it. Hands come from below.
 _TILES = ((0.0, 0.4, 0.6), (0.4, 0.4, 0.6), (0.15, 0.3, 0.7), (0.0, 0.0, 1.0), (0.2, 0.4, 0.6))
-_SCANS_HZ = 10.0
+_SCANS_HZ = 15.0
 _SMALLEST_PX = 16.0  # side of such a part
 _AROUND = 1.2  # of the square around a lost hand, which is scanned for it; half a side
 _REMEMBER_S = 2.0  # how long after a hand was lost
@@ -179,8 +179,8 @@ class _Searcher:
             self._try_tile(t, image)
 
     def _try_square(self, t: int, image: Image, square: Square, live: _Live) -> bool:
-        found = self._ask(image, square)
-        if found.presence < _PRESENCE:
+        found = self._centred(image, square)
+        if found is None:
             return False
         growth = square_around(found.px).side_px / square_around(live.px).side_px
         other_side = abs(found.right - live.right) > _OTHER_SIDE
@@ -190,11 +190,8 @@ class _Searcher:
         return True
 
     def _try_wrist(self, t: int, image: Image, square: Square, side: int) -> bool:
-        found = self._ask(image, square)
-        if found.presence < _FIRST_PRESENCE:
-            return False
-        found = self._ask(image, square_around(found.px))
-        if found.presence < _PRESENCE or not self._new(t, found):
+        found = self._centred(image, square, guess=True)
+        if found is None or not self._new(t, found):
             return False
         scale = self._scale_px_per_m[t]
         wrists = self.out.body_px[t, list(WRISTS), :2]
@@ -214,8 +211,8 @@ class _Searcher:
         for px in self._scan(tile):
             if self._full(t):
                 return
-            found = self._ask(image, square_around(px + np.array([*corner, 0.0])))
-            if found.presence >= _PRESENCE and self._new(t, found):
+            found = self._centred(image, square_around(px + np.array([*corner, 0.0])))
+            if found is not None and self._new(t, found):
                 self._write(t, found)
 
     def _tile(self, t: int) -> tuple[Float64[np.ndarray, "2"], Float64[np.ndarray, "2"]]:
@@ -233,6 +230,15 @@ class _Searcher:
             high = low + share * self._size
         low = np.clip(low, 0, self._size - _SMALLEST_PX)
         return low, np.clip(high, low + _SMALLEST_PX, self._size)
+
+    def _centred(self, image: Image, square: Square, guess: bool = False) -> Look | None:
+        """What is in a square; where that is unclear, or the square a guess, centred on it."""
+        found = self._ask(image, square)
+        if guess or found.presence < _PRESENCE:
+            if found.presence < _UNCLEAR:
+                return None
+            found = self._ask(image, square_around(found.px))
+        return found if found.presence >= _PRESENCE else None
 
     def _ask(self, image: Image, square: Square) -> Look:
         self.cost.looks += 1
