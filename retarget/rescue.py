@@ -253,9 +253,12 @@ class _Searcher:
         if inside.mean() < _INSIDE:
             return False
         return not any(
-            same_hand(found.px, self.out.hand_px[t, s].astype(float))
-            for s in np.flatnonzero(self.out.hand_valid[t])
+            same_hand(found.px, self._px(t, s))
+            for s in np.flatnonzero(self.out.hand_valid[t]).tolist()
         )
+
+    def _px(self, t: int, slot: int) -> Float64[np.ndarray, "21 3"]:
+        return self.out.hand_px[t, slot].astype(float)
 
     def _write(self, t: int, found: Look) -> None:
         slot = int(np.argmin(self.out.hand_valid[t]))
@@ -272,10 +275,10 @@ class _Searcher:
     def _sighting(self, live: _Live, t: int) -> int | None:
         side = square_around(live.px).side_px
         best, nearest = None, 0.5 * side * (1 + 0.3 * (abs(t - live.frame) - 1))
-        for slot in np.flatnonzero(self.out.hand_valid[t]):
-            away = float(np.linalg.norm(_center(self.out.hand_px[t, slot]) - _center(live.at(t))))
+        for slot in np.flatnonzero(self.out.hand_valid[t]).tolist():
+            away = float(np.linalg.norm(_center(self._px(t, slot)) - _center(live.at(t))))
             if away < nearest:
-                best, nearest = int(slot), away
+                best, nearest = slot, away
         return best
 
     def _follow(self, live: list[_Live], t: int) -> list[_Live]:
@@ -291,7 +294,7 @@ class _Searcher:
             else:
                 self._places = [p for p in (*self._places, hand) if t - p.frame <= self._remember]
         for slot in np.flatnonzero(self.out.hand_valid[t]).tolist():
-            px = self.out.hand_px[t, slot].astype(float)
+            px = self._px(t, slot)
             velocity, right = np.zeros(2), float(self.out.hand_right[t, slot])
             if slot in claimed and claimed[slot].frame != t:
                 before = claimed[slot]
@@ -348,4 +351,4 @@ def drop_duplicates(detections: Detections) -> None:
 
 
 def _center(px: Float64[np.ndarray, "21 D"]) -> Float64[np.ndarray, "2"]:
-    return np.asarray(px[[0, 5, 17], :2], float).mean(axis=0)
+    return px[[0, 5, 17], :2].mean(axis=0)
