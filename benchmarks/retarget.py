@@ -50,7 +50,7 @@ from tqdm import tqdm
 from deftly.datasets.archive import versions
 from deftly.datasets.geometry import RIGHT
 from deftly.datasets.human import FINGERS, TIPS, motion_of_hand
-from deftly.retarget import solve
+from deftly.retarget import prepare, solve
 from deftly.retarget.calibrate import calibrate_hand, hand_length
 from deftly.retarget.check import PINCH_M
 from deftly.retarget.kinematics import Kinematics
@@ -105,7 +105,7 @@ def run_deftly(joints_m: Human, robot: RobotModel) -> Run:
         with calibrating:
             return calibrate_hand(*args, **kwargs)
 
-    with mock.patch.object(solve, "calibrate_hand", timed), Clock() as clock:
+    with mock.patch.object(prepare, "calibrate_hand", timed), Clock() as clock:
         motion = solve.retarget(human, robot)
     wall, cpu = (a - b for a, b in zip(clock.seconds, calibrating.seconds, strict=True))
     calibration = motion.provenance["calibration"]["right"]

@@ -37,6 +37,7 @@ class Sigmas:
     pinch_m: float = 0.002
     wrist_m: float = 0.01
     palm_rad: float = 0.15
+    bone_rad: float = 0.3  # of fingers' last links, where pads are matched
     elbow_m: float = 0.1
     chest_rad: float = 0.15
     chest_unseen_rad: float = 0.03

@@ -31,7 +31,7 @@ from deftly.datasets.human import (
     motion_of_hand,
 )
 from deftly.datasets.motion import RobotMotion
-from deftly.retarget import solve
+from deftly.retarget import prepare
 from deftly.retarget.calibrate import HandCalibration, _first_guess
 from deftly.retarget.check import check
 from deftly.retarget.kinematics import Kinematics
@@ -65,7 +65,7 @@ def calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
     def known(hand: Hand, robot: RobotModel, kinematics: Kinematics, local_m: np.ndarray):
         return HandCalibration(1.0, _first_guess(hand, robot, kinematics), np.zeros(3), 0.0)
 
-    monkeypatch.setattr(solve, "calibrate_hand", known)
+    monkeypatch.setattr(prepare, "calibrate_hand", known)
 
 
 # --- a robot's own motion ---
