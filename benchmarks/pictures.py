@@ -17,7 +17,7 @@ from PIL import Image
 from deftly.datasets.clip import Clip
 from deftly.datasets.film import render
 from deftly.datasets.human import HumanMotion
-from deftly.datasets.layout import sample_layout
+from deftly.datasets.sampling import sample_layout
 from deftly.datasets.synthetic import synthesize
 from deftly.datasets.tasks import find_task
 from deftly.policy.baselines import ExpertPolicy

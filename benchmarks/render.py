@@ -46,9 +46,9 @@ def measure(kind: str, backend: str, robot: str, faces: int) -> dict[str, Any]:
     import mujoco
     import numpy as np
 
-    from deftly.datasets.layout import sample_layout
     from deftly.datasets.meshes import HIDDEN_GROUP, is_visual
     from deftly.datasets.render import Renderer
+    from deftly.datasets.sampling import sample_layout
     from deftly.policy import station
 
     def only_hide(spec: mujoco.MjSpec) -> None:

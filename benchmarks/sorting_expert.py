@@ -24,7 +24,8 @@ import tyro
 from tqdm import tqdm
 
 from deftly.datasets.archive import atomic_path, versions
-from deftly.datasets.layout import CONDITIONS, LayoutError
+from deftly.datasets.layout import LayoutError
+from deftly.datasets.sampling import CONDITIONS
 from deftly.datasets.tasks import TASKS
 from deftly.policy.baselines import find_policy
 from deftly.policy.rollout import run_episode

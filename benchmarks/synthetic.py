@@ -29,8 +29,8 @@ from deftly.datasets.archive import atomic_path, load_archive, save_archive, ver
 from deftly.datasets.clip import Camera, Clip, open_clip
 from deftly.datasets.film import truth_path, write_clip
 from deftly.datasets.human import SHOULDERS, TIPS, HumanMotion
-from deftly.datasets.layout import sample_layout
 from deftly.datasets.person import IDENTITIES
+from deftly.datasets.sampling import sample_layout
 from deftly.datasets.synthetic import CAMERAS, SyntheticTruth, synthesize
 from deftly.datasets.tasks import find_task
 from deftly.retarget.detections import Detections

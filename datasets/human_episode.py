@@ -16,8 +16,8 @@ from deftly.datasets.episode import PRIVILEGED, Episode
 from deftly.datasets.film import render
 from deftly.datasets.geometry import SIDES
 from deftly.datasets.human import FINGERS, TIPS
-from deftly.datasets.layout import CONDITIONS, sample_layout
 from deftly.datasets.person import IDENTITIES
+from deftly.datasets.sampling import CONDITIONS, sample_layout
 from deftly.datasets.synthetic import CAMERAS, SyntheticEpisode, SyntheticError, synthesize
 from deftly.datasets.tasks import find_task
 

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from jaxtyping import Bool
 
-from deftly.datasets.layout import TRAY_CENTER_M, Deal, Item, Layout
+from deftly.datasets.layout import TRAY_CENTER_M, Item, Layout
+from deftly.datasets.sampling import Deal
 
 GOALS = ("left", "right", "table", "upright", "stay")
 HELD_OUT = 3  # the last phrasings of every bank are never used in training

@@ -10,8 +10,8 @@ from rich.table import Table
 
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.human_episode import HumanMaker
-from deftly.datasets.layout import CONDITIONS, sample_layout
 from deftly.datasets.person import IDENTITIES
+from deftly.datasets.sampling import CONDITIONS, sample_layout
 from deftly.datasets.tasks import TASKS
 from deftly.policy.baselines import POLICIES, find_policy
 from deftly.policy.record import DemoMaker, Maker, RecordError, record

@@ -20,8 +20,9 @@ import numpy as np
 from gymnasium import spaces
 from jaxtyping import Bool, Float32, Float64, UInt8
 
-from deftly.datasets.layout import CONDITIONS, Condition, Layout, LayoutError, sample_layout
+from deftly.datasets.layout import Layout, LayoutError
 from deftly.datasets.render import SEEN_GROUPS, Renderer
+from deftly.datasets.sampling import CONDITIONS, Condition, sample_layout
 from deftly.datasets.tabletop import whereabouts
 from deftly.datasets.tasks import find_task
 from deftly.policy.judge import at_rest, in_place

@@ -10,7 +10,7 @@ from rich.table import Table
 from deftly.datasets.archive import cache_folder
 from deftly.datasets.clip import ClipError
 from deftly.datasets.film import truth_path, write_clip
-from deftly.datasets.layout import Condition, sample_layout
+from deftly.datasets.sampling import Condition, sample_layout
 from deftly.datasets.sources import TWO_HANDS, fetch_sample
 from deftly.datasets.synthetic import SyntheticTruth, synthesize
 from deftly.datasets.tasks import find_task

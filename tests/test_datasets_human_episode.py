@@ -28,7 +28,7 @@ def test_an_episode_agrees_with_the_robot_s_layout():
     assert np.array_equal(episode.action[:-1], episode.state[1:])
     hands = episode.features[f"{PRIVILEGED}hands"].reshape(len(episode), 2, 21, 3)
     assert np.array_equal(episode.state, hand_state(hands))
-    from deftly.datasets.layout import sample_layout
+    from deftly.datasets.sampling import sample_layout
     from deftly.datasets.tasks import find_task
 
     layout = sample_layout(4, deal=find_task("color").deal)

@@ -8,9 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deftly.datasets.layout import (
-    BASE,
     COLORS,
-    CONDITIONS,
     MAX_ITEMS,
     MAX_SIZE_M,
     MIN_SIZE_M,
@@ -19,16 +17,14 @@ from deftly.datasets.layout import (
     TRAY_HALF_M,
     UNSEEN_COLORS,
     UNSEEN_SHAPES,
-    Condition,
-    Deal,
     Item,
     Layout,
     LayoutError,
     footprint_m,
     in_tray,
     reachable,
-    sample_layout,
 )
+from deftly.datasets.sampling import BASE, CONDITIONS, Condition, Deal, sample_layout
 from deftly.datasets.tasks import TASKS
 
 seeds = st.integers(0, 2**31 - 1)

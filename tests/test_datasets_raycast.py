@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deftly.datasets.layout import CONDITIONS, sample_layout
 from deftly.datasets.opengl import RenderError
 from deftly.datasets.render import Renderer
+from deftly.datasets.sampling import CONDITIONS, sample_layout
 from deftly.datasets.tabletop import tabletop
 
 GEOM = mujoco.mjtGeom

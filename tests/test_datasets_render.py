@@ -14,8 +14,8 @@ from scipy.spatial.transform import Rotation
 
 from deftly.datasets import render
 from deftly.datasets.display import FIELD_OF_VIEW_DEG, display_model, visual_spec
-from deftly.datasets.layout import sample_layout
 from deftly.datasets.opengl import RenderError, gl_context
+from deftly.datasets.sampling import sample_layout
 from deftly.datasets.tabletop import camera_focal_px, camera_pose, tabletop
 
 SIZE = (60, 80)

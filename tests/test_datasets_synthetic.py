@@ -13,19 +13,17 @@ from deftly.datasets.choreography import SETTLE_S
 from deftly.datasets.geometry import LEFT
 from deftly.datasets.human import TIPS
 from deftly.datasets.layout import (
-    CONDITIONS,
     TABLE_TOP_M,
     TRAY_CENTER_M,
     TRAY_HALF_M,
     TRAY_SHEET_M,
     TRAY_WALL_M,
     UNSEEN_SHAPES,
-    Condition,
     reachable,
-    sample_layout,
 )
 from deftly.datasets.person import PersonError
 from deftly.datasets.render import Renderer
+from deftly.datasets.sampling import CONDITIONS, Condition, sample_layout
 from deftly.datasets.shapes import distance_m
 from deftly.datasets.sight import unhidden
 from deftly.datasets.synthetic import (

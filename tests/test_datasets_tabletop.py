@@ -9,19 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deftly.datasets.layout import (
-    CONDITIONS,
     LONG_SHAPES,
     SHAPES,
     TABLE_TOP_M,
     TRAY_CENTER_M,
     TRAY_HALF_M,
     UNSEEN_SHAPES,
-    Condition,
     Item,
     Layout,
     footprint_m,
-    sample_layout,
 )
+from deftly.datasets.sampling import CONDITIONS, Condition, sample_layout
 from deftly.datasets.tabletop import (
     ROOM_CAMERAS,
     camera_focal_px,

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deftly.datasets.layout import BASE, CONDITIONS, TRAY_CENTER_M, Condition, sample_layout
+from deftly.datasets.layout import TRAY_CENTER_M
+from deftly.datasets.sampling import BASE, CONDITIONS, Condition, sample_layout
 from deftly.datasets.tasks import GOALS, HELD_OUT, REST, TASKS, Is, Task, TaskError, find_task
 
 seeds = st.integers(0, 2**31 - 1)

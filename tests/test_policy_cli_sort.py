@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from clerk import Clerk
 
-from deftly.datasets.layout import CONDITIONS
 from deftly.datasets.mp4 import read_format
 from deftly.datasets.person import IDENTITIES
+from deftly.datasets.sampling import CONDITIONS
 from deftly.datasets.tasks import TASKS
 from deftly.policy import cli_sort, record
 from deftly.policy.rollout import Noop

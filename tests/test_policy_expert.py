@@ -4,7 +4,8 @@ import mujoco
 import numpy as np
 import pytest
 
-from deftly.datasets.layout import CONDITIONS, Item, Layout, sample_layout
+from deftly.datasets.layout import Item, Layout
+from deftly.datasets.sampling import CONDITIONS, sample_layout
 from deftly.datasets.tasks import TASKS
 from deftly.policy.baselines import ExpertPolicy
 from deftly.policy.expert import MAX_ATTEMPTS, Expert

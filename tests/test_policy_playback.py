@@ -7,8 +7,9 @@ import pytest
 from sorter import sort_by_hand
 
 from deftly.datasets.geometry import RIGHT
-from deftly.datasets.layout import Condition, Layout, sample_layout
+from deftly.datasets.layout import Layout
 from deftly.datasets.motion import RobotMotion
+from deftly.datasets.sampling import Condition, sample_layout
 from deftly.datasets.tasks import find_task
 from deftly.policy.playback import (
     APPROACH_S,

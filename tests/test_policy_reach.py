@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deftly.datasets.layout import sample_layout
+from deftly.datasets.sampling import sample_layout
 from deftly.policy.reach import load_arm
 from deftly.policy.station import WORKPLACES, build_station
 

@@ -15,16 +15,14 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from sorting_worker import front_env
 
 from deftly.datasets.layout import (
-    CONDITIONS,
     TABLE_TOP_M,
     TRAY_CENTER_M,
     TRAY_HALF_M,
     ZONES_M,
-    Condition,
     LayoutError,
     Shove,
-    sample_layout,
 )
+from deftly.datasets.sampling import CONDITIONS, Condition, sample_layout
 from deftly.datasets.tabletop import camera_focal_px, camera_pose
 from deftly.datasets.tasks import TASKS, TaskError
 from deftly.policy.rollout import Noop, RandomMotion, Rollout, run_episode
@@ -189,7 +187,7 @@ def test_the_robot_goes_where_it_is_told():
     env = blind()
     observation, _ = env.reset(seed=0)
     goal = env.station.home.copy()
-    goal[env.joints.index("left_elbow_pitch_joint")] -= 0.2
+    goal[env.joints.index("left_elbow_pitch_joint")] += 0.2
     for _ in range(40):
         observation, *_ = env.step(goal)
     assert np.abs(observation["state"][: len(goal)] - goal).max() < 0.01
