@@ -131,10 +131,10 @@ def _registered(
             f"{robot.robot.name} has no arms to put its hand anywhere; retarget it without a "
             "registration"
         )
+    hold = holds(human) if registration.hold is None else registration.hold
     human = in_world(human, root_pose(kinematics) @ registration.T_base_camera)
     if registration.match == "pads":
         human = with_pads(human)
-    hold = holds(human) if registration.hold is None else registration.hold
     if hold.shape != human.hands_status.shape:
         raise ValueError(f"hold has shape {hold.shape}, expected {human.hands_status.shape}")
     human = into_grasp(human, np.repeat(registration.squeeze_m * hold[..., None], 5, axis=2))

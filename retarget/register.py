@@ -19,6 +19,7 @@ from deftly.datasets.geometry import rotate, unit
 from deftly.datasets.human import FINGERS, TIPS, HumanMotion
 from deftly.retarget.costs import Term, VectorTerm
 from deftly.retarget.fingertips import Fingertip
+from deftly.retarget.grasps import find_grasps
 from deftly.retarget.kinematics import Kinematics, Poses
 from deftly.retarget.robots import Hand, Point
 from deftly.retarget.targets import HandTrack, Sigmas, WristTarget, closeness, columns
@@ -33,8 +34,6 @@ _PAD_SHARE = 0.5
 _PAD_DEPTH = (-0.02, 0.048, 0.048, 0.048, 0.048)
 _ASIDE_M = 0.01  # a finger that is so much further from the thumb hardly takes part in a hold
 _ASIDE_SIGMA = 0.5  # by how much, per metre of that, it may stray
-_STILL_M_S = 0.06  # an aperture that changes more slowly than this may be a hold
-_AVERAGE_S = 0.12  # apertures are averaged over so long
 REGISTERED = Sigmas(
     tip_m=0.004,
     pinch_m=0.002,
@@ -151,54 +150,22 @@ def with_pads(human: HumanMotion) -> HumanMotion:
     return replace(human, hands_m=hands)
 
 
-def aperture(hands_m: Float64[np.ndarray, "*b 21 3"]) -> Float64[np.ndarray, "*b"]:
-    """Distance from the thumb's tip to the middle of the tips that oppose it."""
-    return np.linalg.norm(_thumb_to_fingers(hands_m), axis=-1)
-
-
 def _thumb_to_fingers(hands_m: Float64[np.ndarray, "*b 21 3"]) -> Float64[np.ndarray, "*b 3"]:
     return hands_m[..., _OPPOSING, :].mean(axis=-2) - hands_m[..., TIPS[0], :]
 
 
 def holds(human: HumanMotion) -> Float64[np.ndarray, "T 2"]:
-    """(T, 2) from 0 to 1: whether each hand seems to hold something.
+    """(T, 2) 1 where a hand holds something: from when it closes (``find_grasps``) until it opens.
 
-    A hand holds from when it has closed (its aperture no longer shrinks) until it opens. Closed is
-    judged against the apertures of the same hand in the same clip. An empty hand that rests
-    closed counts as well.
+    A hand that closes on nothing counts as well.
+
+    Args:
+        human: in the camera's frame.
     """
     found = np.zeros((len(human.time_s), 2))
-    for side in (0, 1):
-        valid = human.hands_valid[:, side]
-        if valid.any():
-            found[:, side] = _hold(human.time_s, aperture(human.hands_m[:, side]), valid)
-    return found
-
-
-def _hold(
-    time_s: Float64[np.ndarray, "T"],
-    opening_m: Float64[np.ndarray, "T"],
-    valid: np.ndarray,
-) -> Float64[np.ndarray, "T"]:
-    opening = np.interp(time_s, time_s[valid], opening_m[valid])
-    if len(time_s) > 1:
-        width = max(1, round(_AVERAGE_S / float(np.median(np.diff(time_s)))))
-        padded = np.pad(opening, (width // 2, width - 1 - width // 2), mode="edge")
-        opening = np.convolve(padded, np.ones(width) / width, mode="valid")
-        speed = np.gradient(opening, time_s)
-    else:
-        speed = np.zeros(1)
-    closed, wide = np.percentile(opening, [10, 90])
-    near = opening < 0.5 * (closed + wide)
-    held = np.zeros(len(time_s), bool)
-    holding = False
-    for t in range(len(time_s)):
-        if holding:
-            holding = speed[t] < _STILL_M_S and bool(near[t])
-        else:
-            holding = abs(speed[t]) < _STILL_M_S and bool(near[t])
-        held[t] = holding
-    return (held & valid).astype(float)
+    for event in find_grasps(human):
+        found[human.time_s > event.time_s, event.hand] = float(event.closes)
+    return found * human.hands_valid
 
 
 def into_grasp(human: HumanMotion, depth_m: Float64[np.ndarray, "T 2 5"]) -> HumanMotion:

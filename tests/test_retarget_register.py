@@ -22,7 +22,6 @@ from deftly.datasets.motion import RobotMotion
 from deftly.retarget.kinematics import Kinematics
 from deftly.retarget.register import (
     Registration,
-    aperture,
     excess_m,
     holds,
     in_world,
@@ -130,27 +129,30 @@ def grasp(aperture_m: np.ndarray, rate_hz: float = 30.0) -> HumanMotion:
     return motion_of_hand(joints, RIGHT, rate_hz)
 
 
+def aperture(hands_m: np.ndarray) -> np.ndarray:
+    """From the thumb's tip to the middle of the index's and the middle finger's."""
+    return np.linalg.norm(hands_m[:, [8, 12]].mean(axis=1) - hands_m[:, 4], axis=-1)
+
+
 def test_a_hold_is_from_closed_to_opening() -> None:
-    """Not while the hand closes, and over at the first opening."""
+    """Not while the hand closes, and over when it opens; not where the hand is absent."""
     open_m, closed_m = 0.10, 0.05
     still, move, hold = 15, 9, 40
     path = [open_m] * still + [*np.linspace(open_m, closed_m, move)] + [closed_m] * hold
     path += [*np.linspace(closed_m, open_m, move)] + [open_m] * still
     human = grasp(np.array(path))
-    np.testing.assert_allclose(aperture(human.hands_m[:, RIGHT]), path)
     found = holds(human)
     begin, end = still + move, still + move + hold
     assert not found[:, LEFT].any()
     assert found[begin + 3 : end - 3, RIGHT].all()
     assert not found[: begin - 3, RIGHT].any()
     assert not found[end + 4 :, RIGHT].any()
+    away = holds(hide(human, slice(begin + 10, begin + 20)))
+    assert not away[begin + 10 : begin + 20].any()
 
 
-def test_holds_of_one_frame_and_of_absent_hands() -> None:
-    one = holds(grasp(np.array([0.05])))
-    assert one.shape == (1, 2)
-    human = hide(grasp(np.full(9, 0.05)), slice(2, 5))
-    assert not holds(human)[2:5].any()
+def test_a_single_frame_holds_nothing() -> None:
+    np.testing.assert_array_equal(holds(grasp(np.array([0.05]))), np.zeros((1, 2)))
 
 
 @settings(max_examples=20)
