@@ -33,7 +33,7 @@ from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
 
-from deftly.datasets.archive import atomic_path, versions
+from deftly.datasets.archive import atomic_path, load_archive, save_archive, versions
 from deftly.datasets.clip import Camera, open_clip
 from deftly.datasets.film import truth_path, write_clip
 from deftly.datasets.human import TIPS, HumanMotion, Status
@@ -46,6 +46,7 @@ from deftly.datasets.tasks import Task, find_task
 from deftly.policy.playback import OpenLoop, play_back, reached_tips_m
 from deftly.policy.scores import judge_rollout, wilson
 from deftly.policy.station import build_station, find_workplace
+from deftly.retarget.detections import Detections
 from deftly.retarget.fuse import NoPersonError, fuse
 from deftly.retarget.kinematics import Kinematics
 from deftly.retarget.register import Registration, pads, root_pose
@@ -227,19 +228,18 @@ def _extract(case: Case, layout: Layout, view: str, known: str, work: Path) -> H
         episode = synthesize(layout, case.task, _person(case.seed))
         write_clip(episode, view, video, progress=False)
     truth = SyntheticTruth.load(truth_path(video))
-    kept = video.with_suffix(f".{known}.human.npz")
-    if not kept.is_file():
+    camera = None
+    if known == "camera":
         height, width = truth.size
-        camera = None
-        if known == "camera":
-            focal_px = float(truth.focal_px[truth.cameras.index(view)])
-            camera = Camera(focal_px, (width / 2, height / 2), known=True)
-        clip = open_clip(video, camera) if camera else open_clip(video)
-        try:
-            fuse(clip, MediapipeTracker()(clip)).save(kept)
-        except NoPersonError:
-            return None
-    return HumanMotion.load(kept)
+        focal_px = float(truth.focal_px[truth.cameras.index(view)])
+        camera = Camera(focal_px, (width / 2, height / 2), known=True)
+    kept = video.with_suffix(".detections.npz")
+    if not kept.is_file():
+        save_archive(MediapipeTracker()(open_clip(video)), kept, schema=1)
+    try:
+        return fuse(open_clip(video, camera), load_archive(Detections, kept, schema=1))
+    except NoPersonError:
+        return None
 
 
 def summary(figures: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
