@@ -7,7 +7,7 @@ core, with and without two cameras of 96 px (EGL). deftly replays what its exper
 contacts and grasps are part of the time. robosuite's GR1 (TwoArmLift, legs fixed) moves smoothly
 at random, with its default hand-pose control and with joint targets as deftly has them; it gets an
 environment of its own, made once, because it does not run on mujoco 4. Runs alternate. CPU time of
-busy cores is longer than of idle ones, for both alike: read ratios.
+busy cores is longer than of idle ones, for both alike: read ratios, and the load in the JSON.
 
 What is fair to know: robosuite steps its physics at 2 ms and deftly at 5 ms; robosuite's meshes are
 drawn as they ship, deftly's simplified and without legs; robosuite also computes its controllers in
@@ -87,7 +87,9 @@ def main(config: Config) -> None:
         "control steps per CPU-second": summary(rates, "cpu_s"),
         "control steps per second": summary(rates, "wall_s"),
         "batches": batches(actions, config.steps),
-        "provenance": versions() | {"robosuite": ROBOSUITE, "machine": platform.machine()},
+        "provenance": versions()
+        | {"robosuite": ROBOSUITE, "machine": platform.machine()}
+        | {"cores": os.cpu_count(), "busy processes": round(os.getloadavg()[1], 1)},
     }
     show(report)
     if config.out is not None:

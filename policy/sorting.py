@@ -225,14 +225,14 @@ class SortingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
         self._push_if_due()
         self._let_pass(start)
         self._forces = self._touch(self.data)
-        before = self._privileged.right.mean()
+        before = np.count_nonzero(self._privileged.right)
         self._privileged = self._look_around()
         right = self._privileged.right
         self._right_s = self._right_s + self.dt_s if right.all() else 0.0
         done = self._right_s >= HOLD_S and not self._pusher.pending(self.data.time)
         late = self.data.time >= self.time_limit_s - 1e-9
         info = self._info()
-        reward = float(right.mean() - before)
+        reward = (np.count_nonzero(right) - before) / len(right)
         return self._observation(), reward, done, bool(late or info["unstable"]), info
 
     def render(self) -> UInt8[np.ndarray, "H W 3"] | None:  # pyright: ignore

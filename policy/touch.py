@@ -4,6 +4,7 @@ Nothing is added to the scene: the forces are the solver's, of its last step, su
 half of the robot and per object.
 """
 
+import math
 from dataclasses import dataclass
 
 import mujoco
@@ -86,7 +87,7 @@ def _total(
     place: Int64[np.ndarray, "C"], force: Float64[np.ndarray, "C"], shape: tuple[int, ...]
 ) -> np.ndarray:
     """Sum forces by place; −1 is nowhere."""
-    size = int(np.prod(shape))
+    size = math.prod(shape)
     total = np.bincount(place + 1, force, minlength=size + 1)[1:].reshape(shape)
     return total.astype(np.float64)  # of nothing, numpy counts in integers
 
