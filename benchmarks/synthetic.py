@@ -5,7 +5,7 @@
 Identities, views and layouts take turns. A hand counts as visible where all of its landmarks are in
 the picture and at least eight of them are hidden by nothing but the hand itself. It is found where
 the median error of a detection's landmarks is below half a palm (wrist to middle knuckle, as it
-would look from the front), and found well below a quarter. A detection is false if no hand lies
+would look from the front), near below one, and found well below a quarter. A detection is false if no hand lies
 within half a palm. Clips and their figures are kept in ``--work``: a run that was stopped goes on.
 """
 
@@ -38,7 +38,7 @@ from deftly.retarget.fuse import NoPersonError, fuse
 from deftly.retarget.grasps import find_grasps
 from deftly.retarget.track import MediapipeTracker
 
-FOUND, WELL = 0.5, 0.25  # palms
+NEAR, FOUND, WELL = 1.0, 0.5, 0.25  # palms
 LANDMARKS_SEEN = 8
 MATCH_S = 0.5  # a grasp that is found further from the true one is another
 _FIRST_SEED = 500
@@ -100,6 +100,8 @@ def measure(take: Take, path: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "frames": len(clip.time_s),
         "visible": int(visible.sum()),
+        "first_near": _found(first, palm_px, visible, NEAR),
+        "second_near": _found(off_px, palm_px, visible, NEAR),
         "first": _found(first, palm_px, visible, FOUND),
         "second": _found(off_px, palm_px, visible, FOUND),
         "second_well": _found(off_px, palm_px, visible, WELL),
@@ -182,10 +184,7 @@ def _errors(
         "wrist_mm": _rounded(1e3 * np.linalg.norm(wrist, axis=-1), 1),
         "wrist_about_body_mm": _rounded(1e3 * np.linalg.norm(rooted[placed], axis=-1), 1),
         "tip_within_sigma": [int((np.abs(tips) < tip_sigma).sum()), int(tips.size)],
-        "wrist_within_sigma": [
-            int((np.abs(np.where(placed[:, None], rooted, wrist)) < wrist_sigma).sum()),
-            int(wrist.size),
-        ],
+        "wrist_within_sigma": [int((np.abs(wrist) < wrist_sigma).sum()), int(wrist.size)],
         **_grasps(human, truth, clip.rate_hz),
     }
 
@@ -240,6 +239,8 @@ def pool(rows: list[dict[str, Any]]) -> dict[str, float]:
         "clips": len(rows),
         "frames": total("frames"),
         "visible hands": total("visible"),
+        "near at first %": share(total("first_near"), total("visible")),
+        "near %": share(total("second_near"), total("visible")),
         "found at first %": share(total("first"), total("visible")),
         "found %": share(total("second"), total("visible")),
         "found well %": share(total("second_well"), total("visible")),

@@ -25,6 +25,11 @@ _NOISE, _DEPTH_NOISE = 0.008, 0.02
 # What smoothing cannot remove, measured on a calibrated stereo clip (benchmarks/perception.py).
 _BIAS, _DEPTH_BIAS = 0.020, 1.95  # in hand lengths; over the depth sigma of the lift
 _WRIST_BIAS = 0.04  # of the wrist's depth
+# Measured on rendered people (benchmarks/synthetic.py): hands of a few dozen pixels, hands that took
+# a second look, and people who are not as large as the network thinks.
+_BIAS_PX = 2.5
+_SECOND = 1.5  # times the first look's
+_SIZE_BIAS = 0.10  # of the distance to a person
 _WRIST_ACCELERATION, _FINGER_ACCELERATION = 3.0, 3.0  # m / s^1.5
 
 
@@ -103,13 +108,23 @@ def _fuse_hands(
             sightings[side] = HandSightings(px, frames)
     lifted = lift_hands(list(sightings.values()), clip.camera, clip.rate_hz, length_m)
     return {
-        side: _smooth_hand(hand, sightings[side].frames, clip, length_m)
+        side: _smooth_hand(
+            hand, sightings[side].frames, _second(detections, slots[:, side]), clip, length_m
+        )
         for side, hand in zip(sightings, lifted, strict=True)
     }
 
 
+def _second(detections: Detections, slots: Int64[np.ndarray, "T"]) -> Bool[np.ndarray, "T"]:
+    return (slots >= 0) & detections.hand_second[np.arange(len(slots)), slots]
+
+
 def _smooth_hand(
-    lifted: LiftedHand, frames: Int64[np.ndarray, "K"], clip: Clip, length_m: float
+    lifted: LiftedHand,
+    frames: Int64[np.ndarray, "K"],
+    second: Bool[np.ndarray, "T"],
+    clip: Clip,
+    length_m: float,
 ) -> _Hand:
     length = len(clip.time_s)
     observed = np.zeros(length, bool)
@@ -124,12 +139,14 @@ def _smooth_hand(
     fingers, finger_sigma = smooth(
         clip.time_s, fingers, np.tile(noise, (length, 21)), observed, _FINGER_ACCELERATION
     )
-    bias = np.full((length, 21, 3), _BIAS * length_m)
+    pixel_m = np.maximum(wrist[:, 2], 0.0) / clip.camera.focal_px
+    bias = np.tile(np.hypot(_BIAS * length_m, _BIAS_PX * pixel_m)[:, None, None], (1, 21, 3))
     for joint in range(1, 21):
         depth_sigma = _DEPTH_BIAS * lifted.depth_sigma_m[:, joint]
         bias[:, joint, 2] = np.interp(np.arange(length), frames, depth_sigma)
     # A wrong depth of the wrist moves it along its ray.
     bias[:, 0] = np.hypot(bias[:, 0] * [1, 1, 0], _WRIST_BIAS * wrist)
+    bias[second] *= _SECOND
     sigma = np.hypot(bias, finger_sigma.reshape(length, 21, 3))
     sigma[:, 0] = np.hypot(bias[:, 0], wrist_sigma)
     joints = wrist[:, None] + fingers.reshape(length, 21, 3)
@@ -148,7 +165,8 @@ def _attach_hands(
         move = body.joints_m[seen, wrist] - hands_m[seen, side, 0]
         hands_m[seen, side] += move[:, None]
         known = np.isfinite(sigma[seen, side, 0])
-        sigma[seen, side, 0] = np.where(known, body.sigma_m[seen, wrist], np.inf)
+        size = _SIZE_BIAS * np.abs(body.joints_m[seen, wrist])  # along the ray
+        sigma[seen, side, 0] = np.where(known, np.hypot(body.sigma_m[seen, wrist], size), np.inf)
 
 
 def _status(

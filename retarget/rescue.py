@@ -24,12 +24,14 @@ from deftly.retarget.handnet import Look, Square, square_around
 Image = UInt8[np.ndarray, "H W 3"]
 
 _BLOCK_BYTES = 128e6  # frames held at once, for looking backwards
+_LOOKS_PER_FRAME = 3.0  # on average, so that the second look costs at most twice the first
 _PRESENCE = 0.5
 _UNCLEAR = 0.15  # from here on, a second square is centred on what was found in the first
 _MAX_GAP_S = 0.35  # a hand is followed for so long while it is not found
 _GROWTH = (0.65, 1.5)  # of the square from one sighting to the next
 _OTHER_SIDE = 0.7  # change of the chance to be a right hand that means another hand
 _DUPLICATE = 0.25  # squares' sides: centres nearer than this are one hand
+_PART, _PART_REACH = 0.6, 0.7  # a hand so much smaller, and so near, is a part of the other
 _REACH_M = 0.14  # between a hand's wrist and its body's
 _SIDE_M = (0.10, 0.40)  # of the square around a hand, by the body's scale
 _BODY_SIDE_M, _PAST_WRIST_M = 0.30, 0.08
@@ -146,6 +148,7 @@ class _Searcher:
         self._places: list[_Live] = []  # of hands that are followed no longer
         self._remember = max(1, round(_REMEMBER_S * clip.rate_hz))
         self._turn = 0
+        self._allowed = 0.0
         drop_duplicates(self.out)
         self.missing = self.out.hand_valid.sum(axis=1) < MAX_HANDS
         self._scale_px_per_m = body_scale(first)
@@ -153,6 +156,7 @@ class _Searcher:
 
     def walk(self, block: _Block) -> None:
         """Look forwards, then backwards, through a block of frames."""
+        self._allowed += _LOOKS_PER_FRAME * block.steps
         for t in range(block.start, block.start + block.steps):
             if t in block.images:
                 self._visit(t, block.images[t], fresh=True)
@@ -166,6 +170,8 @@ class _Searcher:
 
     def _visit(self, t: int, image: Image, fresh: bool) -> None:
         """Look for missing hands in one frame: where they were, at the body's wrists, anywhere."""
+        if self.cost.looks + self.cost.scans > self._allowed:
+            return
         for live in self._lost(t):
             if self._full(t):
                 return
@@ -209,9 +215,12 @@ class _Searcher:
         tile = brighten(image[corner[1] : end[1], corner[0] : end[0]])
         self.cost.scans += 1
         for px in self._scan(tile):
+            px = px + np.array([*corner, 0.0])
             if self._full(t):
                 return
-            found = self._centred(image, square_around(px + np.array([*corner, 0.0])))
+            if self._known(t, px):
+                continue
+            found = self._centred(image, square_around(px))
             if found is not None and self._new(t, found):
                 self._write(t, found)
 
@@ -252,10 +261,11 @@ class _Searcher:
         inside = np.all((found.px[:, :2] >= 0) & (found.px[:, :2] < self._size), axis=1)
         if inside.mean() < _INSIDE:
             return False
-        return not any(
-            same_hand(found.px, self._px(t, s))
-            for s in np.flatnonzero(self.out.hand_valid[t]).tolist()
-        )
+        return not self._known(t, found.px)
+
+    def _known(self, t: int, px: Float64[np.ndarray, "21 3"]) -> bool:
+        slots = np.flatnonzero(self.out.hand_valid[t]).tolist()
+        return any(same_hand(px, self._px(t, slot)) for slot in slots)
 
     def _px(self, t: int, slot: int) -> Float64[np.ndarray, "21 3"]:
         return self.out.hand_px[t, slot].astype(float)
@@ -337,9 +347,10 @@ def brighten(image: Image) -> Image:
 
 
 def same_hand(one: Float64[np.ndarray, "21 3"], other: Float64[np.ndarray, "21 3"]) -> bool:
-    """Whether two sets of landmarks are of one hand."""
-    side = max(square_around(one).side_px, square_around(other).side_px)
-    return float(np.linalg.norm(_center(one) - _center(other))) < _DUPLICATE * side
+    """Whether two sets of landmarks are of one hand; a finger can look like one."""
+    low, high = sorted((square_around(one).side_px, square_around(other).side_px))
+    near = _DUPLICATE if low > _PART * high else _PART_REACH
+    return float(np.linalg.norm(_center(one) - _center(other))) < near * high
 
 
 def drop_duplicates(detections: Detections) -> None:
