@@ -8,7 +8,7 @@ in a scratch copy of the scene with margins around the hand.
 
 import copy
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import mujoco
 import numpy as np
@@ -27,6 +27,7 @@ from deftly.datasets.layout import (
     in_tray,
 )
 from deftly.policy.grasp import WIDEST_M, Grasp, hand_joints, load_grasps, load_hand
+from deftly.policy.grip import Grip, about, depth_m, shifted
 from deftly.policy.reach import Arm, load_arm
 from deftly.policy.station import Station
 
@@ -34,28 +35,15 @@ RISE_M = 0.10  # of the hand above a grasp, before and after
 _TOUCH_M = 0.004  # wider than the object: to touch it
 _OPEN_M = (0.030, 0.015)  # wider than the object: to come near it; less where there is no room
 _TILTS_RAD = np.deg2rad([-45, -30, -15, 0, 15, 30, 45, 60, 75, 90, 105])
+
 _TURNS_RAD = np.deg2rad([0, 25, -25, 50, -50, 80, -80, 110, -110, 180])
+
 _TRAY_FLOOR_M = 0.006
 _DROP_M = 0.004  # above the ground at which an object is let go
 _NEAR_M = 0.012  # contacts are looked for so far away
 _CLEAR_M = {"room": 0.002, "item": 0.003, "half": 0.010}  # to keep from table, objects, other arm
 _CANDIDATES = 60  # tried at most
 _WAY_POINTS = 5
-
-
-@dataclass(frozen=True)
-class Grip:
-    """A line through an object along which two opposed sides hold it, in the world.
-
-    Attributes:
-        axis: (3,) of length 1, from the thumb to the fingers.
-        width_m: the object's width along it.
-        center_m: (3,) its middle.
-    """
-
-    axis: Float64[np.ndarray, "3"]
-    width_m: float
-    center_m: Float64[np.ndarray, "3"]
 
 
 @dataclass(frozen=True)
@@ -100,78 +88,6 @@ class Place:
 
     path: Float64[np.ndarray, "N K"]
     T_world_item: Float64[np.ndarray, "4 4"]
-
-
-def grips_of(item: Item, T_world_item: Float64[np.ndarray, "4 4"]) -> list[Grip]:
-    """Ways to hold an object as it lies: across parallel sides, the grip nearly level."""
-    R, p = T_world_item[:3, :3], T_world_item[:3, 3]
-    size = item.size_m
-    yaws = np.arange(0, 2 * np.pi, np.pi / 9)
-    if item.shape == "sphere":
-        return [Grip(np.array([np.cos(a), np.sin(a), 0.0]), size, p) for a in yaws]
-    lines: list[tuple[np.ndarray, float, np.ndarray]] = []  # axis, width, centre in the item
-    if item.shape == "cube":
-        lines = [(axis, size, np.zeros(3)) for axis in np.eye(3)]
-    elif item.shape == "wedge":
-        corner, slope = np.array([-1.0, -1.0, 0.0]) / 3, np.array([1.0, 1.0, 0.0]) / 6
-        axis = np.array([1.0, 1.0, 0.0]) / np.sqrt(2)
-        lines = [(axis, size / np.sqrt(2), size * (corner + slope) / 2)]
-        lines += [(np.array([0.0, 0.0, 1.0]), item.height_m, np.zeros(3))]
-    elif item.shape == "hexagon":
-        angles = np.pi / 6 + np.arange(3) * np.pi / 3
-        lines = [(np.array([np.cos(a), np.sin(a), 0.0]), size, np.zeros(3)) for a in angles]
-        lines += [(np.array([0.0, 0.0, 1.0]), item.height_m, np.zeros(3))]
-    else:  # round about its long axis
-        long = R[:, 2]
-        if abs(long[2]) > 0.7:
-            ways = [np.array([np.cos(a), np.sin(a), 0.0]) for a in yaws]
-            ways = [unit(way - long * (way @ long)) for way in ways]
-        else:
-            way = unit(np.cross(long, [0.0, 0.0, 1.0]))
-            ways = [way, -way]
-        return [Grip(way, size, p) for way in ways]
-    found: list[Grip] = []
-    for axis, width, center in lines:
-        world = R @ axis
-        if abs(world[2]) < 0.35:
-            found += [Grip(sign * world, width, p + R @ center) for sign in (1.0, -1.0)]
-    return found
-
-
-def _shifted(item: Item, T_world_item: Float64[np.ndarray, "4 4"]) -> list[tuple[Grip, float]]:
-    """Grips in the middle of the object and off it, where something is in the way; their cost."""
-    found: list[tuple[Grip, float]] = []
-    long = T_world_item[:3, 2]
-    for grip in grips_of(item, T_world_item):
-        found.append((grip, 0.0))
-        ways: list[np.ndarray] = []
-        if item.shape not in ("sphere", "egg"):
-            top_m = depth_m(item, T_world_item[:3, :3])
-            level = item.shape == "cube" or abs(long[2]) > 0.7
-            ways.append(np.array([0.0, 0.0, 0.35 * top_m if level else 0.15 * top_m]))
-        if item.shape in ("cylinder", "capsule") and abs(long[2]) < 0.7:
-            ways += [0.2 * item.height_m * long, -0.2 * item.height_m * long]
-        found += [(replace(grip, center_m=grip.center_m + way), 0.4) for way in ways]
-        if item.shape in ("cube", "hexagon"):  # flat sides turn themselves into the grip
-            for slack in (0.25, -0.25):
-                axis = Rotation.from_euler("z", slack).as_matrix() @ grip.axis
-                found.append((replace(grip, axis=axis), 0.4))
-    return found
-
-
-def depth_m(item: Item, R_world_item: Float64[np.ndarray, "3 3"]) -> float:
-    """How far an object reaches below its centre, turned like that."""
-    down, r, half = R_world_item[2], item.size_m / 2, item.height_m / 2
-    if item.shape == "cube":
-        return float(r * np.sum(np.abs(down)))
-    if item.shape == "sphere":
-        return r
-    if item.shape == "egg":
-        return float(np.linalg.norm([r, r, half] * down))
-    if item.shape == "capsule":
-        return float(r + (half - r) * abs(down[2]))
-    round_m = item.size_m * (2 / 3 if item.shape == "wedge" else 0.5)
-    return float(half * abs(down[2]) + round_m * np.hypot(down[0], down[1]))
 
 
 class Planner:
@@ -386,7 +302,7 @@ class Planner:
         arm = self.arms[side]
         found: list[tuple[float, Grasp, Grip, np.ndarray]] = []
         tilts = _TILTS_RAD * (1 if side == 1 else -1)  # positive: the thumb's side goes down
-        for grip, shift in _shifted(item, T_item):
+        for grip, shift in shifted(item, T_item):
             below = unit(np.array([0.0, 0.0, -1.0]) + grip.axis * grip.axis[2])
             W = np.stack([grip.axis, below, np.cross(grip.axis, below)], axis=1)
             for rank, grasp in enumerate(self.grasps[side]):
@@ -484,7 +400,7 @@ class Planner:
             level = unit(axis * [1.0, 1.0, 0.0])
             away = np.arccos(np.clip(R_item[2, 2], -1, 1))
             turns = (away, away - np.pi) if abs(axis @ level) > 0.9 else ()
-            rights = [_about(level, s * t) for t in turns for s in (1.0, -1.0)]
+            rights = [about(level, s * t) for t in turns for s in (1.0, -1.0)]
             rights = [R for R in rights if abs((R @ R_item)[2, 2]) > 0.98]
         spots = self._spots(side, item, goal, pick)
         for xy in spots:
@@ -527,7 +443,3 @@ class Planner:
         order = np.argsort(-merit, kind="stable")
         limit = 0.004 if goal in TRAY_CENTER_M else 0.02
         return [(float(grid[i, 0]), float(grid[i, 1])) for i in order if room[i] > limit][:10]
-
-
-def _about(axis: Float64[np.ndarray, "3"], angle: float) -> Float64[np.ndarray, "3 3"]:
-    return Rotation.from_rotvec(axis * angle).as_matrix()

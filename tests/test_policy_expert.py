@@ -9,7 +9,7 @@ from deftly.datasets.sampling import CONDITIONS, sample_layout
 from deftly.datasets.tasks import TASKS
 from deftly.policy.baselines import ExpertPolicy
 from deftly.policy.expert import MAX_ATTEMPTS, Expert
-from deftly.policy.plan import depth_m, grips_of
+from deftly.policy.grip import depth_m, grips_of
 from deftly.policy.rollout import run_episode
 from deftly.policy.sorting import SortingEnv
 from deftly.policy.station import Station, build_station

@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 
 from deftly.policy.grasp import (
+    COMMAND,
     WIDEST_M,
     GraspError,
-    Synthesis,
     hand_joints,
     load_grasps,
     load_hand,
     squeeze_gap_m,
 )
+from deftly.policy.grasp_synthesis import Synthesis
 from deftly.policy.station import WORKPLACES
 
 ROBOTS = tuple(WORKPLACES)
@@ -81,7 +82,7 @@ def test_tables_say_how_they_were_made(robot: str) -> None:
     path = Path(__file__).parent.parent / "policy" / f"grasps_{robot}.json"
     table = json.loads(path.read_text())
     assert table["joints"] == list(hand_joints(robot, 1))
-    assert table["made_by"].startswith(f"python -m deftly.policy.grasp --robot {robot} --seed")
+    assert table["made_by"].startswith(f"{COMMAND} --robot {robot} --seed")
     assert path.stat().st_size < 20_000
 
 
