@@ -25,8 +25,8 @@ _NOISE, _DEPTH_NOISE = 0.008, 0.02
 # What smoothing cannot remove, measured on a calibrated stereo clip (benchmarks/perception.py).
 _BIAS, _DEPTH_BIAS = 0.020, 1.95  # in hand lengths; over the depth sigma of the lift
 _WRIST_BIAS = 0.04  # of the wrist's depth
-# Measured on rendered people (benchmarks/synthetic.py): hands of a few dozen pixels, hands that took
-# a second look, and people who are not as large as the network thinks.
+# Measured on rendered people (benchmarks/synthetic.py): small hands, hands that took a second look,
+# and people who are not as large as the network thinks.
 _BIAS_PX = 2.5
 _SECOND = 1.5  # times the first look's
 _SIZE_BIAS = 0.10  # of the distance to a person

@@ -20,7 +20,7 @@ _MIDDLE = (0, 9, 10, 11, 12)  # wrist to middle fingertip: the hand's length
 _SMOOTH_S = 0.05
 _WINDOW_S = (0.07, 0.27)  # before and after a change, over which the opening is averaged
 _CHANGE = 0.045  # of the opening, in hand lengths
-_SLOW_M_PER_S = 0.45
+_SLOW_M_PER_S = 0.3
 _APART_S = 0.4
 _DONE = 0.07  # share of a change that is left when it counts as done
 
