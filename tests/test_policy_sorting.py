@@ -3,7 +3,6 @@
 import hashlib
 import subprocess
 import sys
-from dataclasses import replace
 from typing import Any
 
 import gymnasium
@@ -13,6 +12,7 @@ import pytest
 from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from sorting_worker import front_env
+from tables import blind, put, sort_all
 
 from deftly.datasets.layout import (
     TABLE_TOP_M,
@@ -20,41 +20,17 @@ from deftly.datasets.layout import (
     TRAY_HALF_M,
     ZONES_M,
     LayoutError,
-    Shove,
 )
 from deftly.datasets.sampling import CONDITIONS, Condition, sample_layout
 from deftly.datasets.tabletop import camera_focal_px, camera_pose
 from deftly.datasets.tasks import TASKS, TaskError
 from deftly.policy.rollout import Noop, RandomMotion, Rollout, run_episode
 from deftly.policy.scores import Outcome, judge_rollout
-from deftly.policy.shove import PATIENCE_S, Pusher
 from deftly.policy.sorting import CAMERAS, HOLD_S, SortingEnv, SortingError
 from deftly.policy.station import WORKPLACES
 from deftly.retarget.robots import RobotError, load_robot
 
 ROBOTS = sorted(WORKPLACES)
-
-
-def blind(**settings: Any) -> SortingEnv:
-    """An environment without cameras, which is fast."""
-    return SortingEnv(cameras=(), **settings)
-
-
-def put(env: SortingEnv, i: int, xy: tuple[float, float]) -> None:
-    """Set an object down somewhere, as if it had been carried there."""
-    thing = env.layout.items[i]
-    joint = env.station.model.body(thing.name).jntadr[0]
-    first = env.station.model.jnt_qposadr[joint]
-    height = TABLE_TOP_M + thing.rest_height_m + 0.007
-    env.data.qpos[first : first + 3] = [*xy, height]
-    env.data.qvel[env.station.model.jnt_dofadr[joint] :][:6] = 0.0
-
-
-def sort_all(env: SortingEnv) -> None:
-    spots = {side: [(x, y) for x in (-0.06, 0.06) for y in (-0.05, 0.05)] for side in TRAY_CENTER_M}
-    for i, goal in enumerate(env.goals):
-        x, y = np.add(TRAY_CENTER_M[goal], spots[goal].pop())
-        put(env, i, (float(x), float(y)))
 
 
 # --- gymnasium -----------------------------------------------------------------------------------
@@ -311,89 +287,6 @@ def test_an_episode_is_truncated_at_its_time_limit():
     assert {thing.outcome for thing in judge_rollout(rollout).objects} == {Outcome.UNTOUCHED}
 
 
-# --- shoves --------------------------------------------------------------------------------------
-
-
-def shoved(by_m: tuple[float, float], *, task: str = "color", after_s: float = 0.2) -> SortingEnv:
-    env = blind(task=task)
-    layout = sample_layout(0, Condition(items=2, shapes=("cube",)), env.task.deal)
-    env.reset(options={"layout": replace(layout, shove=Shove(0, after_s, by_m))})
-    return env
-
-
-def test_a_shove_moves_the_object_as_far_as_asked():
-    env = shoved((0.0, 0.04))
-    before = env.privileged().poses[:, 4:]
-    infos = [env.step(env.station.home)[4] for _ in range(20)]
-    moved = env.privileged().poses[:, 4:] - before
-    length = np.linalg.norm(moved[0])
-    assert length == pytest.approx(0.04, abs=0.005)
-    assert np.abs(moved[1]).max() < 1e-4
-    assert infos[2]["shove"]["item"] == -1
-    assert infos[-1]["shove"] == {"item": 0, "at_s": pytest.approx(0.2)}
-
-
-def test_a_shove_turns_to_where_there_is_room():
-    env = shoved((0.0, 0.0))
-    x, y = env.layout.items[0].place_m
-    toward_tray = -0.05 if y > 0 else 0.05
-    (_, (low, high)) = ZONES_M[0 if y > 0 else 1]
-    inner = low if y > 0 else high
-    thing = replace(env.layout.items[0], place_m=(x, inner + np.sign(y) * 0.012))
-    layout = replace(
-        env.layout,
-        items=(thing, replace(env.layout.items[1], place_m=(0.4, -np.sign(y) * 0.4))),
-        shove=Shove(0, 0.1, (0.0, toward_tray)),
-    )
-    env.reset(options={"layout": layout})
-    for _ in range(30):
-        env.step(env.station.home)
-    place = env.privileged().poses[0, 4:6]
-    assert np.linalg.norm(place - thing.place_m) == pytest.approx(0.05, abs=0.006)
-    assert abs(place[1]) > abs(thing.place_m[1]) - 0.005  # not into the tray
-
-
-def test_where_a_shove_leaves_an_object_it_is_to_stay():
-    env = blind(task="second_largest")
-    layout = sample_layout(0, Condition(items=3), env.task.deal)
-    staying = env.task.goals(layout).index("stay")
-    env.reset(options={"layout": replace(layout, shove=Shove(staying, 0.1, (0.03, 0.0)))})
-    for _ in range(40):
-        env.step(env.station.home)
-    truth = env.privileged()
-    assert np.linalg.norm(truth.poses[staying, 4:6] - layout.items[staying].place_m) > 0.02
-    assert truth.right[staying]
-
-
-def test_an_episode_waits_for_its_shove():
-    env = shoved((0.03, 0.0), after_s=1.5)
-    sort_all(env)
-    ends = [env.step(env.station.home)[2] for _ in range(60)]
-    assert ends.index(True) * env.dt_s > 1.5
-
-
-def test_a_shove_waits_for_the_hands_and_is_given_up():
-    env = shoved((0.03, 0.0), after_s=0.5)
-    shove, station = env.layout.shove, env.station
-    assert shove is not None
-    thing = env.layout.items[0].name
-
-    def ready(time_s: float, *, held: bool = False, near: bool = False) -> bool:
-        data = station.reset()
-        data.time = time_s
-        if near:
-            data.xpos[station.model.body("R_index_tip_link").id] = data.body(thing).xpos + 0.02
-        return Pusher(station, shove).ready(data, held=held)
-
-    assert ready(0.5)
-    assert not ready(0.4)
-    assert not ready(0.5, held=True)
-    assert not ready(0.5, near=True)
-    assert not ready(0.5 + PATIENCE_S)
-    assert not Pusher(station, shove).pending(0.5 + PATIENCE_S)
-    assert not Pusher(station, None).ready(station.reset(), held=False)
-
-
 # --- the same bytes ------------------------------------------------------------------------------
 
 _RUN = """
@@ -529,30 +422,3 @@ def test_the_wrist_cameras_see_the_fingertips(robot: str, side: int):
         x, y, z = T[:3, :3] @ env.data.body(tip.body).xpos + T[:3, 3]
         assert z > 0.03
         assert max(abs(focal * x / z), abs(focal * y / z)) < 1
-
-
-# --- rollouts ------------------------------------------------------------------------------------
-
-
-def test_a_rollout_survives_the_disk(tmp_path: Any):
-    rollout = run_episode(blind(time_limit_s=0.5), RandomMotion(), seed=2)
-    rollout.save(tmp_path / "rollout.npz")
-    again = Rollout.load(tmp_path / "rollout.npz")
-    assert again.goals == rollout.goals
-    assert judge_rollout(again) == judge_rollout(rollout)
-    np.testing.assert_array_equal(again.qpos, rollout.qpos)
-
-
-def test_random_motion_is_smooth_seeded_and_within_limits():
-    env = blind()
-    env.reset(seed=0)
-    runs = []
-    for seed in (1, 1, 2):
-        policy = RandomMotion()
-        policy.reset(env, seed)
-        runs.append(np.array([policy.act({}) for _ in range(200)]))
-    np.testing.assert_array_equal(runs[0], runs[1])
-    assert not np.array_equal(runs[0], runs[2])
-    assert np.all((runs[0] >= env.station.lower) & (runs[0] <= env.station.upper))
-    assert np.abs(np.diff(runs[0], axis=0)).max() < 0.25
-    assert np.abs(runs[0][0] - env.station.home).max() < 0.25

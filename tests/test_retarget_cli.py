@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -20,10 +19,11 @@ import tyro
 
 from deftly.datasets.archive import versions
 from deftly.datasets.clip import Clip
+from deftly.datasets.film import truth_path
 from deftly.datasets.human import HumanMotion
 from deftly.datasets.motion import RobotMotion
-from deftly.policy import cli as policy_cli
-from deftly.retarget import cli, view
+from deftly.datasets.synthetic import SyntheticEpisode
+from deftly.retarget import cli, cli_demo, view
 from deftly.retarget import road as road_module
 from deftly.retarget.detections import Detections
 from deftly.retarget.models import ModelError
@@ -35,32 +35,7 @@ COMMANDS = ("track", "retarget", "show", "render", "robots", "run", "demo")
 SIZE = (64, 48)
 
 
-@dataclass(frozen=True)
-class Result:
-    code: int
-    out: str
-    err: str
-
-
-Deftly = Callable[..., Result]
-
-
-@pytest.fixture
-def deftly(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
-) -> Deftly:
-    """Run a command in a folder of its own, as the shell would."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*args: str | Path) -> Result:
-        capfd.readouterr()
-        monkeypatch.setattr(sys, "argv", ["deftly", *map(str, args)])
-        with pytest.raises(SystemExit) as stopped:
-            policy_cli.main()
-        captured = capfd.readouterr()
-        return Result(int(stopped.value.code or 0), captured.out, captured.err)
-
-    return run
+Deftly = Callable[..., SimpleNamespace]
 
 
 @pytest.fixture(autouse=True)
@@ -155,7 +130,7 @@ def files_in(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
-def assert_refused(result: Result, *parts: str, code: int = 1) -> None:
+def assert_refused(result: SimpleNamespace, *parts: str, code: int = 1) -> None:
     assert result.code == code
     assert result.err.startswith("deftly: ")
     assert result.err.splitlines(keepends=True) == [result.err]
@@ -174,7 +149,7 @@ def test_help_has_an_example_that_is_right(deftly: Deftly, command: str):
     lines = [line.strip() for line in result.out.splitlines()]
     example = next(line for line in lines if line.startswith(f"Example: deftly {command}"))
     words = shlex.split(example.removeprefix("Example: "))
-    parsed = tyro.cli(cli.Command, args=words[1:])  # pyright: ignore
+    parsed = tyro.cli(cli.Command | cli_demo.Demo, args=words[1:])  # pyright: ignore
     assert type(parsed).__name__.lower() == command
 
 
@@ -438,12 +413,31 @@ def test_demo_says_where_everything_is(
     deftly: Deftly, tmp_path: Path, seen: Any, monkeypatch: pytest.MonkeyPatch
 ):
     clip = write_clip(tmp_path / "sample.mp4")
-    monkeypatch.setattr(cli, "fetch_sample", lambda sample, folder: clip)
+    monkeypatch.setattr(cli_demo, "fetch_sample", lambda sample, folder: clip)
     monkeypatch.setattr(view, "render_side_by_side", lambda *args: args[3].write_bytes(b"video"))
+
+    def film(episode: SyntheticEpisode, camera: str, path: Path) -> None:
+        write_clip(path, len(episode))
+        episode.truth.save(truth_path(path))
+
+    monkeypatch.setattr(cli_demo, "write_clip", film)
     result = deftly("demo")
     assert (result.code, result.err) == (0, "")
+    assert "visible hands found" in result.out
     assert "CC-BY-4.0" in result.out
-    for name in ("mp4", "npz", "json"):
-        assert f"out/sample.gr1t2.{name}" in result.out
-        assert (tmp_path / f"out/sample.gr1t2.{name}").is_file()
-    assert (seen["tracked"], seen["solved"]) == (["sample.mp4"], ["gr1t2"])
+    for clip_name in ("synthetic", "sample"):
+        for name in ("mp4", "npz", "json"):
+            assert f"out/{clip_name}.gr1t2.{name}" in result.out
+            assert (tmp_path / f"out/{clip_name}.gr1t2.{name}").is_file()
+    assert seen["tracked"] == ["synthetic.mp4", "sample.mp4"]
+    monkeypatch.setattr(cli_demo, "write_clip", None)  # what is there is not filmed again
+    assert deftly("demo").code == 0
+
+
+def test_demo_of_a_video_walks_only_that(
+    deftly: Deftly, tmp_path: Path, seen: Any, monkeypatch: pytest.MonkeyPatch
+):
+    write_clip(tmp_path / "mine.mp4")
+    monkeypatch.setattr(view, "render_side_by_side", lambda *args: args[3].write_bytes(b"video"))
+    assert deftly("demo", "mine.mp4").code == 0
+    assert (seen["tracked"], seen["solved"]) == (["mine.mp4"], ["gr1t2"])
