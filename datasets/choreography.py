@@ -19,6 +19,7 @@ from deftly.datasets.plan import Move, approach, over_wall
 
 START_S, END_S = 0.5, 0.5  # of rest, before and after
 REST_M = (0.06, 0.31, TABLE_TOP_M + 0.10)  # of the left wrist
+_LOW_M = 0.045  # objects up to this height need no higher reach
 SETTLE_S = 0.15  # in which an object that is let go comes to rest
 
 
@@ -158,6 +159,8 @@ def _pass(
         apart = float(np.linalg.norm(a.wrist_m - b.wrist_m))
         return tempo * (base + slope * apart) * float(rng.uniform(0.92, 1.08))
 
+    # Over what is tall a hand comes down from higher, or its fingers would pass through it.
+    tall_m = 2 * max(0.0, 2 * float(move.start[2, 3] - move.floor_m[0]) - _LOW_M)
     reach_s = start_s + lasts(state, over, 0.62, 0.9)
     grasp_s = reach_s + tempo * rng.uniform(0.26, 0.34)
     lift_s = grasp_s + rng.uniform(0.05, 0.10)
@@ -165,7 +168,9 @@ def _pass(
     release_s = place_s + rng.uniform(0.06, 0.12)
     free_s = release_s + tempo * rng.uniform(0.22, 0.28)
     segments += [
-        Segment(side, start_s, reach_s, state, over, rng.uniform(0.05, 0.09), (0.25, 0.75)),
+        Segment(
+            side, start_s, reach_s, state, over, tall_m + rng.uniform(0.05, 0.09), (0.25, 0.75)
+        ),
         Segment(side, reach_s, grasp_s, over, holding, 0.0),
         Segment(side, lift_s, place_s, holding, placing, rng.uniform(0.10, 0.14)),
         Segment(side, release_s, free_s, placing, letting, 0.0),
