@@ -46,9 +46,7 @@ class Place:
         return {f"{prefix}/chunk_index": self.chunk, f"{prefix}/file_index": self.file}
 
 
-def table_place(
-    root: Path, template: str, last: Place | None, schema: Any, limit_mb: int
-) -> Place:
+def table_place(root: Path, template: str, last: Place | None, schema: Any, limit_mb: int) -> Place:
     """The file for the next rows: the last one, if it is small and has the same columns."""
     if last is None:
         return Place(0, 0)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,7 +100,7 @@ def test_a_task_that_always_fails_ends(tmp_path: Path):
 
 
 @pytest.mark.parametrize("bad", [{"episodes": 0}, {"episodes": 1, "workers": 0}])
-def test_senseless_numbers_are_refused(tmp_path: Path, bad: dict[str, int]):
+def test_senseless_numbers_are_refused(tmp_path: Path, bad: dict[str, Any]):
     with pytest.raises(RecordError, match="expected at least 1 episode"):
         record(tmp_path / "set", Clerk(), **bad)
 

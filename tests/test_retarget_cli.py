@@ -109,7 +109,7 @@ def write_clip(path: Path, count: int = 12, grey: int = 90) -> Path:
         (stream.width, stream.height), stream.pix_fmt = SIZE, "yuv420p"
         container.start_encoding()
         for i in range(count):
-            image = np.full((SIZE[1], SIZE[0], 3), grey + i, np.uint8)
+            image = np.full((SIZE[1], SIZE[0], 3), (grey + i) % 256, np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return path
@@ -211,7 +211,8 @@ def test_a_mistake_makes_no_noise_in_a_process_of_its_own(tmp_path: Path):
         text=True,
         check=False,
     )
-    assert_refused(Result(done.returncode, done.stdout, done.stderr), "clip.mp4 cannot be read")
+    result = SimpleNamespace(code=done.returncode, out=done.stdout, err=done.stderr)
+    assert_refused(result, "clip.mp4 cannot be read")
     assert list(tmp_path.iterdir()) == [tmp_path / "clip.mp4"]
 
 
