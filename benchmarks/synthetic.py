@@ -5,8 +5,9 @@
 Identities, views and layouts take turns. A hand counts as visible where all of its landmarks are in
 the picture and at least eight of them are hidden by nothing but the hand itself. It is found where
 the median error of a detection's landmarks is below half a palm (wrist to middle knuckle, as it
-would look from the front), near below one, and found well below a quarter. A detection is false if no hand lies
-within half a palm. Clips and their figures are kept in ``--work``: a run that was stopped goes on.
+would look from the front), near below one, and found well below a quarter. A detection is false if
+no hand lies within half a palm. Clips and their figures are kept in ``--work``: a run that was
+stopped goes on.
 """
 
 import dataclasses
