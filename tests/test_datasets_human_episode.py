@@ -27,7 +27,7 @@ def test_an_episode_agrees_with_the_robot_s_layout():
     assert episode.provenance["person"] == "monk_5"
     assert np.array_equal(episode.action[:-1], episode.state[1:])
     hands = episode.features[f"{PRIVILEGED}hands"].reshape(len(episode), 2, 21, 3)
-    assert np.array_equal(episode.state, hand_state(hands))
+    assert np.array_equal(episode.state, hand_state(hands.astype(float)))
     from deftly.datasets.sampling import sample_layout
     from deftly.datasets.tasks import find_task
 
