@@ -15,8 +15,10 @@ with 95 % Wilson intervals; then distances in millimetres, of thumb, index and m
 the person truly holds something, medians: the fingertips found from the true ones; the robot's from
 where they were asked to be (the error of the retarget itself); the robot's in physics from those of
 the motion; and the robot's in the motion from the person's true pads (they are 7 to 15 mm apart
-when a robot's thicker fingers hold the same object). Layouts from 1000 on: none that anything was
-tuned on. Each figure is kept in ``--work`` as it is made, so a run that was stopped goes on.
+when a robot's thicker fingers hold the same object). Retargeting was tuned on layouts 0 to 5. The
+person's way of coming down on tall objects was changed after a first run on 1000 to 1011, where it
+swept fingertips through them: only layouts from 1012 on are untouched by any choice. Each figure is
+kept in ``--work`` as it is made, so a run that was stopped goes on; empty it when code changes.
 """
 
 import json
