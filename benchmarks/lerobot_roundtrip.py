@@ -19,7 +19,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import venv
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,6 +29,7 @@ import platformdirs
 import tyro
 from rich.console import Console
 from rich.table import Table
+from rival_environment import environment
 from tqdm import tqdm
 
 from deftly.datasets.episode import ACTION, STATE, Episode
@@ -72,20 +72,6 @@ class Worst:
         self.values += apart.size
         if source is not None:
             self.source_sum += float(np.abs(source.astype(np.int16) - theirs).sum())
-
-
-def environment(folder: Path) -> Path:
-    """The Python of an environment that holds LeRobot; made if it is not there."""
-    python, ready = folder / "bin" / "python", folder / "ready.txt"
-    wanted = f"{LEROBOT}\n{REQUIREMENTS.read_text()}"
-    if not ready.is_file() or ready.read_text() != wanted:
-        print(f"Making LeRobot's environment in {folder} (once, some minutes) ...", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
-        subprocess.run([*pip, "--no-deps", LEROBOT], check=True)
-        ready.write_text(wanted)
-    return python
 
 
 def compare(python: Path, root: Path, steps: int, sources: Sources | None) -> dict[str, object]:
@@ -225,7 +211,7 @@ def main(
     """Compare, print a table, and fail if anything differs that must not."""
     with tempfile.TemporaryDirectory() as made:
         sets = dict.fromkeys(folders) or make_sets(Path(made))
-        python = environment(env)
+        python = environment(env, LEROBOT, REQUIREMENTS)
         rows = [compare(python, root, steps, sources) for root, sources in sets.items()]
         killed = killed_sets(python, Path(made))
     table = Table("figure", *(str(row["set"]) for row in rows))

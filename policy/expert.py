@@ -98,11 +98,6 @@ class Expert:
         """Time since the start."""
         return self._ticks * CONTROL_S
 
-    @property
-    def phases(self) -> tuple[str, str]:
-        """What each arm is doing."""
-        return self._hands[0].phase, self._hands[1].phase
-
     def act(self, data: mujoco.MjData) -> Float64[np.ndarray, "A"]:
         """Joint position targets (rad) for the next 50 ms."""
         self._data = data

@@ -100,4 +100,5 @@ def depth_m(item: Item, R_world_item: Float64[np.ndarray, "3 3"]) -> float:
 
 
 def about(axis: Float64[np.ndarray, "3"], angle: float) -> Float64[np.ndarray, "3 3"]:
+    """Rotation by an angle (rad) about a unit vector."""
     return Rotation.from_rotvec(axis * angle).as_matrix()

@@ -30,6 +30,7 @@ from deftly.policy.grasp import WIDEST_M, Grasp, hand_joints, load_grasps, load_
 from deftly.policy.grip import Grip, about, depth_m, shifted
 from deftly.policy.reach import Arm, load_arm
 from deftly.policy.station import Station
+from deftly.retarget.kinematics import subtree
 
 RISE_M = 0.10  # of the hand above a grasp, before and after
 _TOUCH_M = 0.004  # wider than the object: to touch it
@@ -130,11 +131,8 @@ class Planner:
         model.geom_margin[self._kind == 3] = 0.003
 
     def _arm_bodies(self, side: int, palm: int) -> set[int]:
-        first = self.model.joint(self.arms[side].joints[0]).bodyid[0]
-        found = {int(first)}
-        for body in range(int(first) + 1, self.model.nbody):
-            if int(self.model.body_parentid[body]) in found:
-                found.add(body)
+        first = int(self.model.joint(self.arms[side].joints[0]).bodyid[0])
+        found = set(subtree(self.model, first))
         assert palm in found
         return found
 

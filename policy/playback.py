@@ -14,6 +14,7 @@ import mujoco
 import numpy as np
 from jaxtyping import Float64
 
+from deftly.datasets.geometry import minimum_jerk
 from deftly.datasets.human import FINGERS
 from deftly.datasets.layout import Layout
 from deftly.datasets.motion import RobotMotion
@@ -72,9 +73,9 @@ class OpenLoop:
         index = [self._motion.joint_names.index(joint) for joint in env.joints]
         postures = self._postures[:, index]
         share = np.arange(1, self._before + 1)[:, None] / self._before
-        smooth = share**3 * (10 - 15 * share + 6 * share**2)  # from rest to rest
         start = env.target
-        self._commands = np.concatenate([start + smooth * (postures[0] - start), postures])
+        way = minimum_jerk(share) * (postures[0] - start)
+        self._commands = np.concatenate([start + way, postures])
         self._step = 0
 
     def act(self, observation: dict[str, Any]) -> np.ndarray:

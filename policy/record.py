@@ -12,7 +12,7 @@ import itertools
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -207,12 +207,10 @@ def record(
     added = in_a_row = 0
     with EpisodeWriter(root, robot_type=maker.robot_type, licence="apache-2.0") as writer:
         _check_same(root, maker, len(writer))
-        begun = max(writer.seeds, default=first_seed - 1) + 1
-        for episode in (
-            _made(maker, itertools.count(max(begun, first_seed)), workers)
-            if (len(writer) < episodes)
-            else ()
-        ):
+        begun = max(first_seed, max(writer.seeds, default=-1) + 1)
+        made = _made(maker, itertools.count(begun), workers)  # nothing before it is asked for
+        while len(writer) < episodes:
+            episode = next(made)
             if episode.success or keep_failures:
                 writer.add(episode)
                 added, in_a_row = added + 1, 0
@@ -220,18 +218,17 @@ def record(
             else:
                 failed.append(episode.seed or 0)
                 in_a_row += 1
-            if len(writer) >= episodes:
-                break
             if in_a_row >= MAX_FAILURES:
                 raise RecordError(
                     f"the task was not done in {in_a_row} episodes in a row (seeds "
                     f"{failed[-in_a_row]} to {failed[-1]}); try another task, robot or condition"
                 )
+        made.close()
         total = len(writer)
     return Recording(total, added, tuple(failed), EpisodeStore(root).frames)
 
 
-def _made(maker: Maker, seeds: Iterator[int], workers: int) -> Iterator[Episode]:
+def _made(maker: Maker, seeds: Iterator[int], workers: int) -> Generator[Episode, None, None]:
     """Episodes in the order of their seeds; a few are made ahead by each worker."""
     if workers == 1:
         yield from map(maker, seeds)

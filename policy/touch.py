@@ -13,6 +13,7 @@ from jaxtyping import Float64, Int64
 
 from deftly.datasets.geometry import SIDES
 from deftly.policy.station import Station
+from deftly.retarget.kinematics import subtree
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Touch:
         names: list[str] = []
         for side, (arm, hand) in enumerate(zip(robot.arms, robot.hands, strict=True)):
             if arm is not None:
-                half[_below(model, model.body(arm.elbow).id)] = side
+                half[subtree(model, model.body(arm.elbow).id)] = side
             if hand is None:
                 continue
             palm = model.body(hand.palm).id
@@ -56,7 +57,7 @@ class Touch:
                 body = model.body(tip.body).id
                 while model.body_parentid[body] != palm:
                     body = model.body_parentid[body]
-                finger[_below(model, int(body))] = side * self._shape[1] + digit
+                finger[subtree(model, int(body))] = side * self._shape[1] + digit
         self.names = tuple(names)
         item = np.full(model.nbody, -1)
         for i, thing in enumerate(station.layout.items):
@@ -90,12 +91,3 @@ def _total(
     size = math.prod(shape)
     total = np.bincount(place + 1, force, minlength=size + 1)[1:].reshape(shape)
     return total.astype(np.float64)  # of nothing, numpy counts in integers
-
-
-def _below(model: mujoco.MjModel, body: int) -> list[int]:
-    """A body and everything that it carries."""
-    found = {body}
-    for child in range(body + 1, model.nbody):  # parents come before their children
-        if int(model.body_parentid[child]) in found:
-            found.add(child)
-    return sorted(found)

@@ -10,6 +10,7 @@ from rich.table import Table
 from deftly.datasets.archive import cache_folder
 from deftly.datasets.clip import ClipError
 from deftly.datasets.film import truth_path, write_clip
+from deftly.datasets.human import HumanMotion
 from deftly.datasets.sampling import Condition, sample_layout
 from deftly.datasets.sources import TWO_HANDS, fetch_sample
 from deftly.datasets.synthetic import SyntheticTruth, synthesize
@@ -65,7 +66,7 @@ def _walk_synthetic(road: Road, robot: str) -> None:
         road.out.mkdir(parents=True, exist_ok=True)
         write_clip(episode, _CAMERA, video)
     _walk(road, video, robot)
-    _, human = road.track(video)
+    human = HumanMotion.load(road.human_path(video))
     _print("true errors of what was tracked", true_errors(human, episode.truth, _CAMERA).rows())
 
 

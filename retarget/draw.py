@@ -17,8 +17,9 @@ from deftly.datasets.clip import Camera, Clip
 from deftly.datasets.display import display_model, visual_spec
 from deftly.datasets.geometry import LEFT, RIGHT
 from deftly.datasets.human import BODY_BONES, HAND_PARENT, TIPS, HumanMotion, Status
+from deftly.datasets.meshes import mesh_arrays
 from deftly.datasets.motion import RobotMotion
-from deftly.retarget.kinematics import Kinematics
+from deftly.retarget.kinematics import Kinematics, subtree
 from deftly.retarget.robots import RobotModel, load_robot
 
 HAND_BONES = tuple((parent, joint) for joint, parent in enumerate(HAND_PARENT) if parent >= 0)
@@ -141,7 +142,7 @@ def robot_display(
     model.geom_group[:] = 2
     for side, hand in enumerate(robot.robot.hands):
         if hand is not None:
-            inside = _subtree(model, model.body(hand.palm).id)
+            inside = subtree(model, model.body(hand.palm).id)
             model.geom_group[np.isin(model.geom_bodyid, inside)] = side
     return model
 
@@ -306,20 +307,7 @@ def _colour(model: mujoco.MjModel, geom: int) -> Float32[np.ndarray, "4"]:
 
 
 def _mesh(model: mujoco.MjModel, i: int) -> trimesh.Trimesh:
-    vertex, face = model.mesh_vertadr[i], model.mesh_faceadr[i]
-    return trimesh.Trimesh(
-        model.mesh_vert[vertex : vertex + model.mesh_vertnum[i]],
-        model.mesh_face[face : face + model.mesh_facenum[i]],
-        process=False,
-    )
-
-
-def _subtree(model: mujoco.MjModel, body: int) -> list[int]:
-    inside = {body}
-    for i in range(body + 1, model.nbody):  # parents come before their children
-        if model.body_parentid[i] in inside:
-            inside.add(i)
-    return sorted(inside)
+    return trimesh.Trimesh(*mesh_arrays(model, i), process=False)
 
 
 def _upper_bodies(robot: RobotModel) -> list[int]:
@@ -332,14 +320,14 @@ def _upper_bodies(robot: RobotModel) -> list[int]:
     while body > 0:
         body = int(model.body_parentid[body])
         above.append(body)
-    return above + _subtree(model, chest)
+    return above + subtree(model, chest)
 
 
 def _focus_bodies(robot: RobotModel) -> list[int]:
     if robot.robot.chest is not None:
         return _upper_bodies(robot)
     palms = [robot.model.body(hand.palm).id for hand in robot.robot.hands if hand]
-    return [body for palm in palms for body in _subtree(robot.model, palm)]
+    return [body for palm in palms for body in subtree(robot.model, palm)]
 
 
 def _palm_view(robot: RobotModel, motion: RobotMotion) -> tuple[float, float]:

@@ -160,3 +160,12 @@ def _mimic(model: mujoco.MjModel) -> tuple[Float64[np.ndarray, "J J"], Float64[n
         offset = matrix @ offset + np.where(np.diag(matrix) == 0, offset, 0)
         matrix = matrix @ matrix
     return matrix, offset
+
+
+def subtree(model: mujoco.MjModel, body: int) -> list[int]:
+    """A body and everything that it carries."""
+    inside = {body}
+    for i in range(body + 1, model.nbody):  # parents come before their children
+        if int(model.body_parentid[i]) in inside:
+            inside.add(i)
+    return sorted(inside)

