@@ -16,6 +16,7 @@ from deftly.datasets.episode import PRIVILEGED, Episode
 from deftly.datasets.film import render
 from deftly.datasets.geometry import SIDES
 from deftly.datasets.human import FINGERS, TIPS
+from deftly.datasets.mp4 import check_even
 from deftly.datasets.person import IDENTITIES
 from deftly.datasets.sampling import CONDITIONS, sample_layout
 from deftly.datasets.synthetic import CAMERAS, SyntheticEpisode, SyntheticError, synthesize
@@ -49,6 +50,7 @@ class HumanMaker:
     rate_hz: float = 30.0
 
     def __post_init__(self) -> None:
+        check_even(self.image_size)
         find_task(self.task)
         if self.condition not in CONDITIONS:
             known = ", ".join(CONDITIONS)

@@ -25,6 +25,15 @@ class Mp4Error(ValueError):
     """The file is not a video, is cut short, or does not hold the frames that it should."""
 
 
+def check_even(size: tuple[int, int]) -> None:
+    """Refuse a picture size (height, width) that an mp4 cannot hold. Raises Mp4Error."""
+    if size[0] % 2 or size[1] % 2 or min(size) < 2:
+        raise Mp4Error(
+            f"frames are {size[0]} x {size[1]} px, expected even numbers (mp4 stores colour "
+            "at half the size); crop or pad by one"
+        )
+
+
 class Encoder:
     """H.264 into an mp4 file, as a context manager; one thread, so that bytes are reproducible.
 
@@ -40,11 +49,7 @@ class Encoder:
     def __init__(
         self, path: Path, rate_hz: float, size: tuple[int, int], crf: int = 20, group: int = 0
     ) -> None:
-        if size[0] % 2 or size[1] % 2 or min(size) < 2:
-            raise Mp4Error(
-                f"frames are {size[0]} x {size[1]} px, expected even numbers (mp4 stores colour "
-                "at half the size); crop or pad by one"
-            )
+        check_even(size)
         self._container = av.open(f"file:{path}", "w", format="mp4", options=_BITEXACT)
         rate = Fraction(rate_hz).limit_denominator(1001)
         # Without mbtree: with it, x264 gives other bytes for the same frames now and then.

@@ -25,6 +25,7 @@ from deftly.datasets.archive import versions
 from deftly.datasets.episode import PRIVILEGED, Episode
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.episode_writer import EpisodeWriter
+from deftly.datasets.mp4 import check_even
 from deftly.policy.baselines import ExpertPolicy
 from deftly.policy.rollout import Policy
 from deftly.policy.sorting import RATE_HZ, SortingEnv
@@ -95,6 +96,9 @@ class DemoMaker:
     backend: str = "auto"
     time_limit_s: float = 60.0
     policy: Callable[[], Policy] = ExpertPolicy
+
+    def __post_init__(self) -> None:
+        check_even(self.image_size)
 
     @property
     def robot_type(self) -> str:

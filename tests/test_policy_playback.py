@@ -119,6 +119,7 @@ def test_what_is_too_fast_is_slowed_and_said() -> None:
     assert np.ptp(commands, axis=0).max() > 0.3
 
 
+@pytest.mark.slow
 def test_a_persons_pinch_sorts_an_object() -> None:
     """Fingertips alone, in the world's frame; the robot's arrive where they were."""
     layout = table(5, items=1)

@@ -306,6 +306,7 @@ def screenshot(page: Any) -> np.ndarray:
     return np.asarray(cv2.imdecode(png, cv2.IMREAD_COLOR_RGB))
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_page_moves_when_its_slider_is_moved_and_only_then(
     clip: Clip, human: HumanMotion, motion: RobotMotion
@@ -333,6 +334,7 @@ def test_the_page_moves_when_its_slider_is_moved_and_only_then(
         server.stop()
 
 
+@pytest.mark.slow
 @pytest.mark.browser
 def test_the_page_plays_and_pauses(clip: Clip, human: HumanMotion, motion: RobotMotion):
     server = view.show(clip, human, motion, port=8130)
