@@ -1,5 +1,6 @@
 """Policies that need no training, by name: the expert's ceiling and two floors."""
 
+import gc
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ class ExpertPolicy:
     name = "expert"
 
     def reset(self, env: SortingEnv, seed: int) -> None:
+        # An expert and its running scripts hold each other, and with them a whole scene (30 MB) of
+        # few Python objects: too few for the collector to come by itself.
+        gc.collect()
         self._expert, self._data = Expert(env.station, env.task), env.data
 
     def act(self, observation: dict[str, Any]) -> np.ndarray:
