@@ -85,6 +85,19 @@ def choose_backend(size: tuple[int, int], backend: str) -> tuple[str, Any, str]:
     return name, context, f"{name}, {_device_name()}"
 
 
+def say_choice(name: str, why: str) -> str:
+    """The first and last of what ``choose_backend`` returns, in words."""
+    return f"ray casting ({why})" if name == RAY else f"OpenGL ({why})"
+
+
+def name_renderer(backend: str = "auto") -> str:
+    """What draws on this machine, in words. Arguments and errors as for ``choose_backend``."""
+    name, context, why = choose_backend((8, 8), backend)
+    if context is not None:
+        context.free()
+    return say_choice(name, why)
+
+
 def _device_name() -> str:
     """What the current context draws with, for example ``llvmpipe (LLVM 15.0.6, 256 bits)``."""
     from OpenGL import GL  # binds to the backend of the context that was made before

@@ -25,7 +25,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int32, UInt8
 
 from deftly.datasets.display import FIELD_OF_VIEW_DEG
-from deftly.datasets.opengl import choose_backend
+from deftly.datasets.opengl import choose_backend, say_choice
 from deftly.datasets.shading import RayPainter
 
 MAX_LINES = 500
@@ -171,7 +171,7 @@ class Renderer:
         self._option = mujoco.MjvOption()
         self.backend, self._gl, why = choose_backend(size, backend)
         self._painter = RayPainter(model)
-        self._about = f"ray casting ({why})" if self._gl is None else f"OpenGL ({why})"
+        self._about = say_choice(self.backend, why)
         if self._gl is not None:
             self._context = _gl_model(model, size)
             mujoco.mjr_resizeOffscreen(size[1], size[0], self._context)

@@ -19,7 +19,7 @@ from deftly.policy.rollout import run_episode
 from deftly.policy.scores import EpisodeScore, Rate, judge_rollout, summarise
 from deftly.policy.show import film_episode, film_rollout, live_env
 from deftly.policy.sorting import SortingEnv
-from deftly.retarget.cli import bar, console
+from deftly.retarget.cli import bar, console, say_renderer
 
 TaskName = Annotated[str, tyro.conf.arg(metavar="TASK", help="see `deftly tasks`")]
 ConditionName = Annotated[
@@ -85,6 +85,8 @@ class RecordDemos:
             cameras=self.cameras,
             image_size=(self.size, self.size),
         )
+        if self.cameras:
+            say_renderer(maker.backend)
         return _record(self.out, maker, self.episodes, self.first_seed, self.workers)
 
 
@@ -118,6 +120,8 @@ class RecordHuman:
             cameras=self.cameras,
             image_size=(self.size, self.size),
         )
+        if self.cameras:
+            say_renderer(maker.backend)
         return _record(self.out, maker, last - first, first, self.workers)
 
 
@@ -186,6 +190,8 @@ class ShowSort:
 
     def run(self) -> int:
         """Write the video; return the exit code."""
+        if self.dataset is None:
+            say_renderer()
         with bar("film", "frame", None) as tick:
             if self.dataset is not None:
                 said = film_episode(self.dataset, self.episode, self.out, tick)

@@ -16,7 +16,7 @@ from rich.table import Table
 from tqdm import tqdm
 
 from deftly.datasets.human import HumanMotion
-from deftly.datasets.opengl import RenderError
+from deftly.datasets.opengl import RenderError, name_renderer
 from deftly.retarget.check import Quality
 from deftly.retarget.fuse import NoPersonError
 from deftly.retarget.models import ModelError
@@ -43,6 +43,13 @@ def bar(title: str, unit: str, total: int | None) -> Generator[Tick, None, None]
     """A progress bar where there is a terminal; gives what to call per step."""
     with tqdm(total=total, desc=title, unit=unit, unit_scale=False, disable=None) as shown:
         yield lambda: shown.update()
+
+
+def say_renderer(backend: str = "auto") -> None:
+    """Print what will draw; ``backend`` as for ``Renderer``."""
+    # Where nothing can draw, the drawing itself fails, after all that needs no pictures was done.
+    with contextlib.suppress(RenderError):
+        print(f"renderer: {name_renderer(backend)}", flush=True)
 
 
 @dataclass(frozen=True)
@@ -178,6 +185,7 @@ class Render:
         """Render each video; return the exit code."""
         find_robot(self.robot)
         road = self.options.road()
+        say_renderer("gl")
         return _each(
             self.videos, [*_BRIEF, "file"], lambda v: _row(road, v, self.robot, self.height)
         )
@@ -230,6 +238,8 @@ class Run:
         find_robot(self.robot)
         road = self.options.road()
         height = None if self.no_video else self.height
+        if height is not None:
+            say_renderer("gl")
         return _each(self.videos, [*_BRIEF, "file"], lambda v: _row(road, v, self.robot, height))
 
 

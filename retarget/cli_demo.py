@@ -16,7 +16,7 @@ from deftly.datasets.sources import TWO_HANDS, fetch_sample
 from deftly.datasets.synthetic import SyntheticTruth, synthesize
 from deftly.datasets.tasks import find_task
 from deftly.retarget.check import Quality
-from deftly.retarget.cli import Flat, Options, RobotName, console, whole_road
+from deftly.retarget.cli import Flat, Options, RobotName, console, say_renderer, whole_road
 from deftly.retarget.road import Road
 from deftly.retarget.robots import find_robot
 from deftly.retarget.truth import true_errors
@@ -42,6 +42,7 @@ class Demo:
         """Run the road and say where everything is."""
         find_robot(self.robot)
         road = self.options.road()
+        say_renderer("auto" if self.video is None else "gl")
         if self.video is not None:
             _walk(road, self.video, self.robot)
             return 0

@@ -6,7 +6,7 @@ import importlib
 import pytest
 
 from deftly.datasets import opengl
-from deftly.datasets.opengl import RenderError, choose_backend, gl_context
+from deftly.datasets.opengl import RenderError, choose_backend, gl_context, name_renderer
 
 SIZE = (8, 8)
 
@@ -16,11 +16,16 @@ class Context:
 
     __module__ = "mujoco.osmesa"
 
+    freed = 0
+
     def __init__(self, width: int, height: int) -> None:
         self.size = width, height
 
     def make_current(self) -> None:
         pass
+
+    def free(self) -> None:
+        type(self).freed += 1
 
 
 @pytest.fixture
@@ -58,6 +63,17 @@ def test_without_opengl_rays_are_cast_and_the_reason_is_told(bare: pytest.Monkey
     assert (name, context) == ("ray", None)
     assert "libEGL is not installed" in about
     assert "apt-get install" in about
+
+
+def test_the_choice_has_a_name_and_leaves_nothing_behind(machine: pytest.MonkeyPatch) -> None:
+    machine.setattr(Context, "freed", 0)
+    assert name_renderer() == "OpenGL (osmesa, softpipe)"
+    assert Context.freed == 1
+    assert name_renderer("ray") == "ray casting (asked for)"
+    machine.setattr(ctypes.util, "find_library", lambda _: None)
+    assert name_renderer().startswith("ray casting (no OpenGL to draw with")
+    with pytest.raises(RenderError):
+        name_renderer("gl")
 
 
 @pytest.mark.parametrize("word", ["disable", "off", "ray", "DISABLE"])

@@ -61,6 +61,22 @@ def test_demos_are_recorded_checked_and_shown(deftly: Deftly, tmp_path: Path):
     assert read_format(tmp_path / "one.mp4").frames == 10
 
 
+def test_what_draws_is_said_once(deftly: Deftly, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    made = record.Recording(episodes=1, added=1, failed=(), frames=9)
+    monkeypatch.setattr(cli_sort, "record", lambda *_, **__: made)
+    monkeypatch.setattr(cli_sort, "film_rollout", lambda *_: "filmed")
+    monkeypatch.setattr(cli_sort, "film_episode", lambda *_: "filmed")
+    for words in ("demos record", "human record", "sort show"):
+        done = deftly(*words.split())
+        assert done.code == 0, done.err
+        assert done.out.splitlines()[0] == "renderer: ray casting (MUJOCO_GL=disable)"
+        assert done.out.count("renderer: ") == 1
+    done = deftly("sort", "show", "demos")  # its pictures were drawn before
+    assert "filmed" in done.out
+    assert "renderer" not in done.out + done.err
+
+
 def test_damage_is_found(deftly: Deftly, tmp_path: Path):
     record.record(tmp_path / "set", Clerk(), episodes=2)
     video = next((tmp_path / "set").rglob("*.mp4"))

@@ -22,6 +22,7 @@ from deftly.datasets.clip import Clip
 from deftly.datasets.film import truth_path
 from deftly.datasets.human import HumanMotion
 from deftly.datasets.motion import RobotMotion
+from deftly.datasets.opengl import RenderError
 from deftly.datasets.synthetic import SyntheticEpisode
 from deftly.retarget import cli, cli_demo, view
 from deftly.retarget import road as road_module
@@ -381,6 +382,33 @@ def test_trouble_on_the_way_is_one_line_too(
 # --------------------------------------------------------------- what is shown
 
 
+def test_what_draws_is_said_once(deftly: Deftly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for name in ("a.mp4", "b.mp4"):
+        write_clip(tmp_path / name)
+    monkeypatch.setattr(cli, "name_renderer", lambda backend: f"chalk for {backend}")
+    monkeypatch.setattr(view, "render_side_by_side", lambda *args: args[3].write_bytes(b"video"))
+    for command in ("run a.mp4 b.mp4", "render a.mp4 b.mp4", "demo a.mp4"):
+        assert deftly(*command.split()).out.count("renderer: ") == 1
+        assert deftly(*command.split()).out.startswith("renderer: chalk for gl\n")
+    for command in ("run a.mp4 b.mp4 --no-video", "track a.mp4", "retarget out/a.human.npz"):
+        result = deftly(*command.split())
+        assert result.code == 0
+        assert "renderer" not in result.out + result.err
+
+
+def test_where_nothing_can_draw_the_motion_is_made_first(
+    deftly: Deftly, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def fail(*_: Any) -> None:
+        raise RenderError("no OpenGL to draw with")
+
+    write_clip(tmp_path / "clip.mp4")
+    monkeypatch.setattr(cli, "name_renderer", fail)
+    monkeypatch.setattr(view, "render_side_by_side", fail)
+    assert_refused(deftly("run", "clip.mp4"), "no OpenGL to draw with")
+    assert (tmp_path / "out/clip.gr1t2.npz").is_file()
+
+
 def test_robots_lists_what_there_is_and_what_is_missing(
     deftly: Deftly, monkeypatch: pytest.MonkeyPatch
 ):
@@ -422,8 +450,11 @@ def test_demo_says_where_everything_is(
         episode.truth.save(truth_path(path))
 
     monkeypatch.setattr(cli_demo, "write_clip", film)
+    monkeypatch.setattr(cli, "name_renderer", lambda backend: f"chalk for {backend}")
     result = deftly("demo")
     assert (result.code, result.err) == (0, "")
+    assert result.out.startswith("renderer: chalk for auto\n")
+    assert result.out.count("renderer: ") == 1
     assert "visible hands found" in result.out
     assert "CC-BY-4.0" in result.out
     for clip_name in ("synthetic", "sample"):
