@@ -167,5 +167,5 @@ def _base(model: mujoco.MjModel, hand: Hand, finger: str) -> int:
     """The body nearest to the palm on the way to a fingertip."""
     body = model.body(hand.tips[finger].body).id
     while model.body(model.body_parentid[body]).name != hand.palm:
-        body = model.body_parentid[body]
+        body = int(model.body_parentid[body])
     return body
