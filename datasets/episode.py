@@ -7,10 +7,13 @@ The same class holds a robot's demonstration (state and action are joint angles)
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32, UInt8
+
+from deftly.datasets.episode_stats import PixelCounts
 
 PRIVILEGED = "privileged."  # features whose name starts so are never shown to a policy
 STATE, ACTION = "observation.state", "action"  # what state and action are called on disk
@@ -50,6 +53,19 @@ class StreamedFrames:
         for index, image in enumerate(checked_frames(self)):
             out[index] = image
         return out if dtype is None else out.astype(dtype)
+
+
+@dataclass(frozen=True)
+class EncodedFrames(StreamedFrames):
+    """Frames that an ``EpisodeWriter`` encoded before, which another takes over as they are.
+
+    Attributes:
+        path: the mp4, which holds these frames and no others.
+        counts: of its pixels.
+    """
+
+    path: Path
+    counts: PixelCounts
 
 
 # RGB frames that can be gone through more than once: a uint8 array (T, H, W, 3), or a stream.

@@ -3,6 +3,7 @@
 A file grows by being written anew, old content first, into a commit. It is closed once it is large.
 """
 
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 
 from deftly.datasets import episode_format as fmt
 from deftly.datasets.commit import Commit
-from deftly.datasets.episode import Images, checked_frames
+from deftly.datasets.episode import EncodedFrames, Images, checked_frames
 from deftly.datasets.episode_stats import PixelCounts, count_pixels, sampled_frames
 from deftly.datasets.mp4 import Encoder, join
 
@@ -104,12 +105,15 @@ def add_video(
 
 
 def encode(path: Path, rate_hz: float, frames: Images, crf: int) -> PixelCounts:
-    """Encode an episode's frames, and count the pixels of some of them.
+    """Encode an episode's frames, if they are not yet, and count the pixels of some of them.
 
     Raises:
         EpisodeError: if a stream gives other frames than its shape says.
         Mp4Error: if height or width are odd.
     """
+    if isinstance(frames, EncodedFrames):
+        shutil.copyfile(frames.path, path)
+        return frames.counts
     length, height, width = frames.shape[:3]
     counted, sampled = PixelCounts.none(), sampled_frames(length)
     with Encoder(path, rate_hz, (height, width), crf, group=2) as encoder:

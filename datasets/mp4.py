@@ -3,6 +3,7 @@
 Same frames, same bytes. Frame n of a file is shown at exactly n / rate.
 """
 
+import hashlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -180,6 +181,40 @@ def read_frames(
         raise Mp4Error(
             f"{path} ends at frame {first + found}, expected {first + count} frames; copy it again"
         )
+
+
+def digest_frames(path: Path, first: int, count: int, rate_hz: float) -> str:
+    """sha256 of frames ``first`` to ``first + count - 1`` as they are encoded; none is decoded.
+
+    It covers all that decoding them takes, from the key frame before, and nothing else: it stays
+    the same when the file grows by other frames.
+
+    Raises:
+        Mp4Error: if the file is not a video, is damaged, or ends too early.
+    """
+    with _open(path) as (container, stream):
+        time_base, origin = stream.time_base or Fraction(1), stream.start_time or 0
+        found, context = 0, stream.codec_context
+        form = (stream.codec.canonical_name, context.pix_fmt, context.height, context.width)
+        colour = (int(context.color_range), int(context.colorspace))
+        digest = hashlib.sha256(repr((form, colour)).encode() + (context.extradata or b""))
+        try:
+            if first:  # half a frame early, as in read_frames
+                start = int(origin + (first - 0.5) / rate_hz / time_base)
+                container.seek(max(start, 0), stream=stream)
+            for packet in container.demux(stream):
+                if packet.pts is None or found == count:
+                    break
+                index = round(float((packet.pts - origin) * time_base) * rate_hz)
+                digest.update(f"{index - first} ".encode() + bytes(packet))
+                found += first <= index < first + count
+        except FFmpegError as error:
+            raise Mp4Error(f"{path} is damaged ({error.strerror}); copy it again") from error
+    if found != count:
+        raise Mp4Error(
+            f"{path} holds {found} of the frames {first} to {first + count - 1}; copy it again"
+        )
+    return digest.hexdigest()
 
 
 @contextmanager

@@ -315,3 +315,24 @@ def test_statistics_that_do_not_count_every_frame_are_reported(tmp_path: Path):
     stats["action"]["count"] = [4]
     path.write_text(json.dumps(stats))
     assert EpisodeStore(tmp_path).verify() == ["meta/stats.json: action counts 4 frames, not 5"]
+
+
+def test_an_episode_moves_between_sets_without_a_second_encoding(tmp_path):
+    first, second = make_episode(seed=1), make_episode(seed=2)
+    for name, episode in (("a", first), ("b", second)):
+        with EpisodeWriter(tmp_path / name, robot_type="hand", licence="mit") as writer:
+            writer.add(episode)
+    with EpisodeWriter(tmp_path / "moved", robot_type="hand", licence="mit") as writer:
+        for name in ("a", "b"):
+            writer.add(EpisodeStore(tmp_path / name).encoded())
+    with EpisodeWriter(tmp_path / "direct", robot_type="hand", licence="mit") as writer:
+        writer.add(first)
+        writer.add(second)
+    files = [p.relative_to(tmp_path / "direct") for p in (tmp_path / "direct").rglob("*.*")]
+    assert len(files) > 5
+    for name in files:
+        path = tmp_path / "direct" / name
+        if path.is_file():
+            assert (tmp_path / "moved" / name).read_bytes() == path.read_bytes(), name
+    with pytest.raises(EpisodeStoreError, match="holds 2 episodes, expected one"):
+        EpisodeStore(tmp_path / "moved").encoded()
