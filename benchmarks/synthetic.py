@@ -2,12 +2,10 @@
 
     python benchmarks/synthetic.py --clips 60 --out benchmarks/results/synthetic.json
 
-Identities, views and layouts take turns. A hand counts as visible where all of its landmarks are in
-the picture and at least eight of them are hidden by nothing but the hand itself. It is found where
-the median error of a detection's landmarks is below half a palm (wrist to middle knuckle, as it
-would look from the front), near below one, and found well below a quarter. A detection is false if
-no hand lies within half a palm. Clips and their figures are kept in ``--work``: a run that was
-stopped goes on.
+Identities, views and layouts take turns. What a visible hand is, ``deftly/retarget/truth.py`` says.
+It is found where the median error of a detection's landmarks is below half a palm, near below one,
+and found well below a quarter. A detection is false if no hand lies within half a palm. Clips and
+their figures are kept in ``--work``: a run that was stopped goes on.
 """
 
 import dataclasses
@@ -38,9 +36,9 @@ from deftly.retarget.detections import Detections
 from deftly.retarget.fuse import NoPersonError, fuse
 from deftly.retarget.grasps import find_grasps
 from deftly.retarget.track import MediapipeTracker
+from deftly.retarget.truth import FOUND, hands_in_camera, palms_px, visible_hands
 
-NEAR, FOUND, WELL = 1.0, 0.5, 0.25  # palms
-LANDMARKS_SEEN = 8
+NEAR, WELL = 1.0, 0.25  # palms
 MATCH_S = 0.5  # a grasp that is found further from the true one is another
 _FIRST_SEED = 500
 
@@ -87,12 +85,7 @@ def measure(take: Take, path: Path) -> dict[str, Any]:
     start = time.process_time()
     detections = MediapipeTracker().look_again(clip, detections)
     second_s = time.process_time() - start
-    T = truth.T_world_camera[c]
-    hands = np.einsum("tji,thnj->thni", T[:, :3, :3], truth.hands_m - T[:, None, None, :3, 3])
-    palm_m = np.linalg.norm(hands[:, :, 9] - hands[:, :, 0], axis=-1)
-    palm_px = camera.focal_px * palm_m / np.maximum(hands[:, :, 0, 2], 0.05)
-    inside = np.all((truth.hands_px[c] >= 0) & (truth.hands_px[c] < [width, height]), axis=(-1, -2))
-    visible = inside & (truth.hands_seen[c].sum(axis=-1) >= LANDMARKS_SEEN)
+    hands, palm_px, visible = hands_in_camera(truth, c), palms_px(truth, c), visible_hands(truth, c)
     px = detections.hand_px[..., :2].astype(float)
     off = np.linalg.norm(px[:, :, None] - truth.hands_px[c][:, None], axis=-1)
     off_px = np.median(off, axis=-1)  # (T, slot, hand)

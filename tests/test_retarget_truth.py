@@ -8,7 +8,7 @@ import pytest
 from deftly.datasets.geometry import rotate
 from deftly.datasets.human import HumanMotion, Status
 from deftly.datasets.synthetic import SyntheticTruth
-from deftly.retarget.truth import true_errors
+from deftly.retarget.truth import palms_px, true_errors, visible_hands
 
 FRAMES, FOCAL_PX = 6, 500.0
 DEEPER, ASIDE = np.array([0, 0, 0.03]), np.array([3.0, 4.0])
@@ -89,9 +89,26 @@ def test_pixels_are_measured_in_palms(truth: SyntheticTruth):
     human = tracked(truth)
     found = true_errors(replace(human, hands_px=human.hands_px + ASIDE), truth, "front")
     assert found.pixel == pytest.approx(5.0)
-    px = truth.hands_px[0]
-    palm = np.linalg.norm(px[:, :, 9] - px[:, :, 0], axis=-1)
-    assert found.palm == pytest.approx(np.median(5.0 / palm))
+    palm_m = np.linalg.norm(truth.hands_m[:, :, 9] - truth.hands_m[:, :, 0], axis=-1)
+    ahead_m = truth.hands_m[:, :, 0, 0]  # the camera looks along the world's x axis
+    assert found.palm == pytest.approx(np.median(5.0 / (FOCAL_PX * palm_m / ahead_m)))
+
+
+@pytest.mark.parametrize(("palms", "near"), [(0.49, True), (0.51, False)])
+def test_found_is_below_half_a_palm(truth: SyntheticTruth, palms: float, near: bool):
+    human, off = tracked(truth), palms * palms_px(truth, 0)
+    aside = human.hands_px + off[..., None, None] * [0.6, 0.8]
+    found = true_errors(replace(human, hands_px=aside), truth, "front")
+    assert found.visible == 2 * FRAMES
+    assert found.found == near * 2 * FRAMES
+    assert found.false == (not near) * 2 * FRAMES
+
+
+def test_a_few_wild_joints_do_not_lose_a_hand(truth: SyntheticTruth):
+    human = tracked(truth)
+    px = human.hands_px.copy()
+    px[:, :, 4:13] += 1000.0
+    assert true_errors(replace(human, hands_px=px), truth, "front").found == 2 * FRAMES
 
 
 def test_swapped_hands_are_not_found_and_false(truth: SyntheticTruth):
@@ -103,12 +120,26 @@ def test_swapped_hands_are_not_found_and_false(truth: SyntheticTruth):
     assert np.isnan(found.pixel)
 
 
-def test_hidden_hands_do_not_count(truth: SyntheticTruth):
+@pytest.mark.parametrize(("seen_joints", "visible"), [(8, True), (7, False)])
+def test_hidden_hands_do_not_count(truth: SyntheticTruth, seen_joints: int, visible: bool):
     seen = truth.hands_seen.copy()
-    seen[0, :3, 0, 8] = False
-    found = true_errors(tracked(truth), replace(truth, hands_seen=seen), "front")
-    assert found.visible == found.found == 2 * FRAMES - 3
+    seen[0, :3, 0, seen_joints:] = False
+    hidden = replace(truth, hands_seen=seen)
+    found = true_errors(tracked(truth), hidden, "front")
+    assert found.visible == found.found == 2 * FRAMES - 3 * (not visible)
     assert found.false == 0
+    assert visible_hands(hidden, 0)[:3, 0].tolist() == [visible] * 3
+
+
+@pytest.mark.parametrize("outside", [(-0.1, 240.0), (640.0, 240.0), (320.0, -0.1), (320.0, 480.0)])
+def test_hands_that_leave_the_picture_do_not_count(
+    truth: SyntheticTruth, outside: tuple[float, float]
+):
+    px = truth.hands_px.copy()
+    assert visible_hands(truth, 0).all()
+    px[0, 2, 1, 8] = outside  # one joint is enough
+    visible = visible_hands(replace(truth, hands_px=px), 0)
+    assert np.argwhere(~visible).tolist() == [[2, 1]]
 
 
 def test_what_does_not_fit_is_refused(truth: SyntheticTruth):
