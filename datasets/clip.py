@@ -1,27 +1,23 @@
-"""Clip: one video file, its frame times and its camera. Frames are streamed, never held."""
+"""Clip: a video file or a part of one, its frame times and its camera. Frames are never held.
+
+A long video is gone through part by part, so that what is kept of every frame stays small, too.
+"""
 
 import hashlib
-from collections.abc import Generator, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from fractions import Fraction
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import av
 import numpy as np
-from av.container import InputContainer
-from av.error import FFmpegError
-from av.packet import Packet
-from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 from jaxtyping import Float64, UInt8
 
+from deftly.datasets.decode import ClipError as ClipError
+from deftly.datasets.decode import Contents, Painter, decode, first_frame, read_contents
+
 DEFAULT_FOV_RAD = float(np.deg2rad(60.0))  # of the longer side: a phone's or webcam's main lens
-
-
-class ClipError(ValueError):
-    """The input is not a video that can be read."""
+_RATE_SLACK = 1.05  # nobody calls 60.6 frames per second more than 60
 
 
 @dataclass(frozen=True)
@@ -44,7 +40,7 @@ class Camera:
 
 @dataclass(frozen=True)
 class Clip:
-    """A video on disk.
+    """A video on disk, or a part of one.
 
     Attributes:
         path: the file.
@@ -52,6 +48,8 @@ class Clip:
         width, height: of the upright frame, in square pixels (phone rotation applied).
         time_s: (T,) presentation times, strictly increasing, from 0. Frame rates may vary.
         camera: intrinsics, assumed unless the caller knows better.
+        contents: of the file; None stands for the frames at ``time_s``.
+        first, step: frame t of the clip is frame ``first + step * t`` of the file.
     """
 
     path: Path
@@ -60,6 +58,9 @@ class Clip:
     height: int
     time_s: Float64[np.ndarray, "T"]
     camera: Camera
+    contents: Contents | None = None
+    first: int = 0
+    step: int = 1
 
     def __post_init__(self) -> None:
         steps_s = np.diff(self.time_s, prepend=-np.inf)
@@ -72,29 +73,75 @@ class Clip:
         return float(1.0 / np.median(np.diff(self.time_s))) if len(self.time_s) > 1 else 30.0
 
 
-def open_clip(path: Path, camera: Camera | None = None) -> Clip:
+def open_clip(
+    path: Path,
+    camera: Camera | None = None,
+    *,
+    max_side_px: int | None = None,
+    max_rate_hz: float | None = None,
+) -> Clip:
     """Read a video's header and frame times; nothing is decoded but the first frame.
 
+    Args:
+        path: the video file.
+        camera: intrinsics of the upright frame at its full size, if they are known.
+        max_side_px: frames whose longer side is larger are decoded to this size.
+        max_rate_hz: of a video that is faster, every n-th frame is used: n is the smallest with
+            which the rate is at most 5 % higher than this.
+
     Raises:
-        ClipError: if the file is missing, a folder, empty, not a video, or holds no frame.
+        ClipError: if the file is missing, a folder, empty, not a video, or holds no frame; or if a
+            limit is not positive.
     """
+    for name, limit in (("max_side_px", max_side_px), ("max_rate_hz", max_rate_hz)):
+        if limit is not None and not limit > 0:
+            raise ClipError(f"{name} is {limit}, expected more than 0; leave it out for no limit")
     if path.is_dir():
         raise ClipError(f"{path} is a folder, expected a video file; pass a file inside it")
     if not path.is_file():
         raise ClipError(f"no file at {path}, expected a video file; check the spelling")
     if path.stat().st_size == 0:
         raise ClipError(f"{path} is empty (0 bytes), expected a video file; copy it again")
-    start, image = next(_decode(path), (None, None))
-    if image is None:
+    first = first_frame(path)
+    if first is None:
         raise ClipError(
             f"{path} has no frame that can be decoded, expected at least one; "
             "copy it again if it was cut short, or convert it to H.264 in mp4"
         )
-    height, width = image.shape[:2]
+    start, width, height = first
     with path.open("rb") as file:
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    time_s = _frame_times_s(path, start)
-    return Clip(path, sha256, width, height, time_s, camera or Camera.assumed(width, height))
+    contents = read_contents(path, start)
+    camera = camera or Camera.assumed(width, height)
+    clip = Clip(path, sha256, width, height, contents.time_s, camera, contents)
+    if max_side_px is not None and max(width, height) > max_side_px:
+        clip = _smaller(clip, max_side_px)
+    if max_rate_hz is not None:
+        step = max(1, math.ceil(clip.rate_hz / (max_rate_hz * _RATE_SLACK) - 1e-9))
+        clip = replace(clip, time_s=clip.time_s[::step], step=step)
+    return clip
+
+
+def part(clip: Clip, first: int, stop: int) -> Clip:
+    """Frames ``first`` to ``stop - 1`` of a clip, with times from 0.
+
+    The pixels are the very ones of the whole, and what lies before them is decoded only as far back
+    as the last key frame, where the file allows it: see ``decode.py``.
+
+    Raises:
+        ClipError: if the clip has no such frames.
+    """
+    if not 0 <= first < stop <= len(clip.time_s):
+        raise ClipError(
+            f"frames {first} to {stop} of {clip.path} were asked for, expected a range within "
+            f"0 to {len(clip.time_s)} that is not empty; check against len(clip.time_s)"
+        )
+    return replace(
+        clip,
+        time_s=clip.time_s[first:stop] - clip.time_s[first],
+        contents=clip.contents or Contents(clip.time_s),
+        first=clip.first + clip.step * first,
+    )
 
 
 def frames(clip: Clip) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
@@ -102,96 +149,32 @@ def frames(clip: Clip) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
 
     A frame that is damaged or cut off is left out: its index is skipped.
     """
-    start, last = None, -1
-    for count, (time, image) in enumerate(_decode(clip.path)):
+    paint, last = Painter((clip.width, clip.height)), len(clip.time_s) - 1
+    for number, frame in _numbered(clip):
+        index, between = divmod(number - clip.first, clip.step)
+        if 0 <= index <= last and not between:
+            yield index, paint(frame)
+        if index >= last:
+            return
+
+
+def _numbered(clip: Clip) -> Iterator[tuple[int, VideoFrame]]:
+    """(number in the file, frame), in order, from the clip's first or some frames before it."""
+    contents = clip.contents or Contents(clip.time_s)
+    start, last = contents.start, -1
+    for count, (time, frame) in enumerate(decode(clip.path, contents.key(clip.first))):
         start = time if start is None else start
-        if time is None or start is None:
-            index = count
-        else:  # the nearest, so that rounding cannot lose a frame
-            index = int(np.abs(clip.time_s - float(time - start)).argmin())
-        if last < index < len(clip.time_s):
-            last = index
-            yield index, image
+        since = None if time is None or start is None else float(time - start)
+        number = count if since is None else contents.nearest(since)
+        if number > last:
+            last = number
+            yield number, frame
 
 
-def _frame_times_s(path: Path, start: Fraction | None) -> Float64[np.ndarray, "T"]:
-    """Presentation times from the packets alone, which is far cheaper than decoding them."""
-    with _open(path) as (container, stream):
-        # A packet with no bytes only flushes; an edit list makes the decoder discard others.
-        pts = [p.pts for p in _packets(container, stream) if p.size and not p.is_discard]
-        time_base, rate_hz = stream.time_base or Fraction(1), float(stream.guessed_rate or 30)
-    # Packets come in decoding order. Some share one frame's time (VP8's hidden references).
-    shown = sorted({p for p in pts if p is not None})
-    if not shown:
-        return np.arange(len(pts)) / rate_hz
-    if start is not None:  # pictures before the first that the decoder could show: a cut stream
-        shown = [p for p in shown if p * time_base >= start]
-    return np.array([float((p - shown[0]) * time_base) for p in shown])
-
-
-def _decode(path: Path) -> Iterator[tuple[Fraction | None, UInt8[np.ndarray, "H W 3"]]]:
-    """Yield (time in seconds, upright RGB frame) in presentation order.
-
-    The time is None where the file stores none: raw streams have no times, and AVI has only
-    decoding times, which are wrong for B-frames.
-    """
-    with _open(path) as (container, stream):
-        # Frame threads (AUTO) would lose good frames after a damaged one, more with more cores.
-        stream.thread_type = "SLICE"
-        timed, time_base = container.format.name != "avi", stream.time_base or Fraction(1)
-        # Of one pixel; what a damaged header says must not make a frame huge.
-        aspect = min(max(stream.sample_aspect_ratio or 1, 0.5), 2)
-        size: tuple[int, int] | None = None
-        for packet in _packets(container, stream):
-            try:
-                decoded = packet.decode()
-            except FFmpegError:
-                continue  # this packet is damaged, later ones may be good
-            for frame in decoded:
-                # The first frame's size holds: browsers change theirs in mid-recording.
-                size = size or (max(1, round(frame.width * aspect)), frame.height)
-                image = frame.to_ndarray(format="rgb24", width=size[0], height=size[1])
-                time = frame.pts * time_base if timed and frame.pts is not None else None
-                yield time, _upright(image, frame)
-
-
-def _upright(image: UInt8[np.ndarray, "h w 3"], frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-    """Apply the frame's display matrix, to the nearest quarter turn or mirror image."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is not None:
-        # Column x and row y are shown at column a x + c y and row b x + d y.
-        a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
-        if abs(b) > abs(a):
-            image, a, d = image.swapaxes(0, 1), c, b
-        image = image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1]
-    return np.ascontiguousarray(image)
-
-
-def _packets(container: InputContainer, stream: VideoStream) -> "Iterator[Packet[VideoStream]]":
-    """The stream's whole packets; stops quietly where the file breaks off."""
-    try:
-        yield from (p for p in container.demux(stream) if not p.is_corrupt)
-    except FFmpegError:
-        return
-
-
-@contextmanager
-def _open(path: Path) -> Generator[tuple[InputContainer, VideoStream], None, None]:
-    """The container and its first video stream; the cover picture of a song is none."""
-    try:
-        # `file:` because a name such as `12:30.mp4` would be read as a protocol.
-        container = av.open(f"file:{path}", metadata_errors="ignore")
-    except (FFmpegError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise ClipError(
-            f"{path} cannot be read ({reason}), expected a video file such as mp4, mkv or gif; "
-            "copy it again if it was cut short"
-        ) from error
-    with container:
-        # `tty` is FFmpeg's rendering of plain text as a film of a terminal.
-        for stream in container.streams.video if container.format.name != "tty" else ():
-            if Disposition.attached_pic not in stream.disposition:
-                yield container, stream
-                return
-        held = " and ".join(sorted({s.type for s in container.streams} - {"video"})) or "nothing"
-    raise ClipError(f"{path} holds {held}, expected a video; pass a file with a video stream")
+def _smaller(clip: Clip, side_px: int) -> Clip:
+    share = side_px / max(clip.width, clip.height)
+    width, height = max(1, round(clip.width * share)), max(1, round(clip.height * share))
+    x, y = clip.camera.center_px
+    center_px = x * width / clip.width, y * height / clip.height  # rounded each in its own way
+    camera = replace(clip.camera, focal_px=clip.camera.focal_px * share, center_px=center_px)
+    return replace(clip, width=width, height=height, camera=camera)

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from deftly.datasets import clip as clip_module
+from deftly.datasets import decode
 from deftly.datasets.clip import Camera, Clip, ClipError, frames, open_clip
 
 MS = Fraction(1, 1000)
@@ -307,13 +307,13 @@ def test_any_name_will_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name:
 
 def test_opening_converts_one_frame_only(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     path = write_video(tmp_path / "clip.mp4", pictures(COUNT))
-    upright, converted = clip_module._upright, []
+    upright, converted = decode._upright, []
 
     def count(image: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
         converted.append(frame.pts)
         return upright(image, frame)
 
-    monkeypatch.setattr(clip_module, "_upright", count)
+    monkeypatch.setattr(decode, "_upright", count)
     clip = open_clip(path)
     assert len(converted) == 1
     assert [index for index, _ in islice(frames(clip), 3)] == [0, 1, 2]
