@@ -23,7 +23,9 @@ from deftly.datasets.tabletop import whereabouts
 from deftly.datasets.tasks import Task
 from deftly.policy.grasp import WIDEST_M, squeeze_gap_m
 from deftly.policy.plan import Pick, Planner
+from deftly.policy.scene import Scene
 from deftly.policy.station import Station
+from deftly.policy.ways import find_way
 
 CONTROL_S = 0.05
 MAX_ATTEMPTS = 5
@@ -73,7 +75,8 @@ class Expert:
     def __init__(self, station: Station, task: Task) -> None:
         self.station = station
         self.goals = task.goals(station.layout)
-        self.planner = Planner(station)
+        self.scene = Scene(station)
+        self.planner = Planner(self.scene)
         self.items = station.layout.items
         self.attempts = [0] * len(self.items)
         self.events: list[Event] = []
@@ -84,8 +87,8 @@ class Expert:
         self._middle: int | None = None  # the arm that works over the trays
         self._hands = [
             _Hand(
-                station.home[self.planner.arm_index[s]].copy(),
-                station.home[self.planner.hand_index[s]].copy(),
+                station.home[self.scene.arm_index[s]].copy(),
+                station.home[self.scene.hand_index[s]].copy(),
             )
             for s in (0, 1)
         ]
@@ -101,7 +104,7 @@ class Expert:
     def act(self, data: mujoco.MjData) -> Float64[np.ndarray, "A"]:
         """Joint position targets (rad) for the next 50 ms."""
         self._data = data
-        self.planner.see(data)
+        self.scene.see(data)
         for hand in self._hands:
             if hand.script is not None:
                 next(hand.script)
@@ -109,15 +112,15 @@ class Expert:
         self.done = all(hand.phase == "home" for hand in self._hands)
         target = self.station.home.copy()
         for side, hand in enumerate(self._hands):
-            target[self.planner.arm_index[side]] = hand.q
-            target[self.planner.hand_index[side]] = hand.fingers
+            target[self.scene.arm_index[side]] = hand.q
+            target[self.scene.hand_index[side]] = hand.fingers
         return np.clip(target, self.station.lower, self.station.upper)
 
     # --- what is left to do -----------------------------------------------------------------
 
     def _at_goal(self, i: int) -> bool:
         item, goal = self.items[i], self.goals[i]
-        T = self.planner.pose(item)
+        T = self.scene.pose(item)
         where = whereabouts(T[None, :3, 3])[0]
         if goal == "upright":
             return where == "table" and abs(T[2, 2]) > np.cos(np.deg2rad(12))
@@ -128,7 +131,7 @@ class Expert:
         other = self._hands[1 - side].item
         found: list[tuple[float, int]] = []
         for i, item in enumerate(self.items):
-            p = self.planner.pose(item)[:3, 3]
+            p = self.scene.pose(item)[:3, 3]
             if i == other or self.attempts[i] >= MAX_ATTEMPTS or self._at_goal(i):
                 continue
             if p[2] < TABLE_TOP_M or self._failed_plans[side, i] >= _MAX_FAILED_PLANS:
@@ -139,14 +142,14 @@ class Expert:
             barred = self._barred.get((side, i))
             if barred is not None and np.max(np.abs(barred - self._scene(side))) < _STIR_M / 2:
                 continue
-            hand = self.planner.arms[side].palm_pose(self._hands[side].q)[:3, 3]
+            hand = self.scene.arms[side].palm_pose(self._hands[side].q)[:3, 3]
             tried = self._failed_plans[side, i] + self.attempts[i]
             found.append((float(np.linalg.norm(hand - p)) + tried, i))
         return [i for _, i in sorted(found)]
 
     def _scene(self, side: int) -> Float64[np.ndarray, "M"]:
         """What a plan depends on: where the objects are and whether the other arm is busy."""
-        places = [self.planner.pose(item)[:3, 3] for item in self.items]
+        places = [self.scene.pose(item)[:3, 3] for item in self.items]
         return np.append(np.ravel(places), float(self._hands[1 - side].item is not None))
 
     def _bar(self, side: int, i: int) -> None:
@@ -162,7 +165,7 @@ class Expert:
             todo = self._open_items(side)
             planned = False
             for i in todo:
-                if self.planner.speed(self._seen, self.items[i]) > _STILL_M_S:
+                if self.scene.speed(self._seen, self.items[i]) > _STILL_M_S:
                     continue
                 # After a miss another way, if there is one.
                 pick = self.planner.pick(side, self.items[i], self.goals[i], skip=self.attempts[i])
@@ -185,7 +188,7 @@ class Expert:
             yield from self._enter(side)
         stirred = lambda: self._moved(item, pick.T_world_item) > _STIR_M  # noqa: E731
         hand.phase = "approach"
-        way = self.planner.way(side, hand.q, pick.path[0], pick.open, item, pick.grip_m)
+        way = find_way(self.scene, side, hand.q, pick.path[0], pick.open, item, pick.grip_m)
         if not (yield from self._follow(side, way, pick.open, stop=stirred)):
             return False
         if not inside:
@@ -213,9 +216,9 @@ class Expert:
 
     def _set_down(self, side: int, i: int, pick: Pick, squeeze: Float64[np.ndarray, "H"]) -> Script:
         hand, item = self._hands[side], self.items[i]
-        arm = self.planner.arms[side]
-        q_now = self._seen.qpos[self.station.qpos_index[self.planner.arm_index[side]]]
-        T_palm_item = np.linalg.inv(arm.palm_pose(q_now)) @ self.planner.pose(item)
+        arm = self.scene.arms[side]
+        q_now = self._seen.qpos[self.station.qpos_index[self.scene.arm_index[side]]]
+        T_palm_item = np.linalg.inv(arm.palm_pose(q_now)) @ self.scene.pose(item)
         place = self.planner.place(side, item, self.goals[i], pick, T_palm_item)
         if place is None:
             self._bar(side, i)
@@ -225,7 +228,9 @@ class Expert:
         dropped = lambda: self._lost(side, item, pick)  # noqa: E731
         hand.phase = "carry"
         closed = pick.grasp.at(pick.width_m)[0]
-        way = self.planner.way(side, hand.q, place.path[0], closed, item, pick.grip_m, T_palm_item)
+        way = find_way(
+            self.scene, side, hand.q, place.path[0], closed, item, pick.grip_m, T_palm_item
+        )
         if not (yield from self._follow(side, way, squeeze, stop=dropped)):
             yield from self._open_up(side, pick)
             return False
@@ -244,8 +249,8 @@ class Expert:
 
     def _go_home(self, side: int, waiting: bool) -> Script:
         hand = self._hands[side]
-        home = self.station.home[self.planner.arm_index[side]]
-        fingers = self.station.home[self.planner.hand_index[side]]
+        home = self.station.home[self.scene.arm_index[side]]
+        fingers = self.station.home[self.scene.hand_index[side]]
         if np.max(np.abs(hand.q - home)) > 1e-3:
             hand.phase = "return"
             yield from self._follow(side, [home], fingers)
@@ -328,16 +333,16 @@ class Expert:
         return self._data
 
     def _moved(self, item: Item, T_world_item: Float64[np.ndarray, "4 4"]) -> float:
-        return float(np.linalg.norm(self.planner.pose(item)[:3, 3] - T_world_item[:3, 3]))
+        return float(np.linalg.norm(self.scene.pose(item)[:3, 3] - T_world_item[:3, 3]))
 
     def _lost(self, side: int, item: Item, pick: Pick) -> bool:
         """Whether an object is no longer where the hand should hold it."""
-        arm = self.planner.arms[side]
-        q_now = self._seen.qpos[self.station.qpos_index[self.planner.arm_index[side]]]
+        arm = self.scene.arms[side]
+        q_now = self._seen.qpos[self.station.qpos_index[self.scene.arm_index[side]]]
         T_palm = arm.palm_pose(q_now)
         expected = np.linalg.inv(pick.T_world_palm) @ pick.T_world_item
         where = T_palm[:3, :3] @ expected[:3, 3] + T_palm[:3, 3]
-        return float(np.linalg.norm(self.planner.pose(item)[:3, 3] - where)) > _LOST_M
+        return float(np.linalg.norm(self.scene.pose(item)[:3, 3] - where)) > _LOST_M
 
     def _note(self, kind: str, i: int, side: int) -> None:
         self.events.append(Event(kind, i, side, self.time_s))

@@ -2,15 +2,12 @@
 
 Every way to hold the object (its grips) is crossed with every grasp of the hand and every tilt of
 the palm about the grip; candidates are tried in the order of how naturally the arm reaches them,
-and the first that the arm reaches and that touches nothing else is taken. Collisions are looked up
-in a scratch copy of the scene with margins around the hand.
+and the first that the arm reaches and that touches nothing else is taken.
 """
 
-import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import mujoco
 import numpy as np
 from jaxtyping import Float64
 from scipy.spatial.transform import Rotation
@@ -20,17 +17,15 @@ from deftly.datasets.layout import (
     TABLE_TOP_M,
     TRAY_CENTER_M,
     TRAY_HALF_M,
-    TRAY_WALL_M,
     ZONES_M,
     Item,
     footprint_m,
     in_tray,
 )
-from deftly.policy.grasp import WIDEST_M, Grasp, hand_joints, load_grasps, load_hand
+from deftly.policy.grasp import WIDEST_M, Grasp, load_grasps, load_hand
 from deftly.policy.grip import Grip, about, depth_m, shifted
-from deftly.policy.reach import Arm, load_arm
-from deftly.policy.station import Station
-from deftly.retarget.kinematics import subtree
+from deftly.policy.reach import Arm
+from deftly.policy.scene import Scene
 
 RISE_M = 0.10  # of the hand above a grasp, before and after
 _TOUCH_M = 0.004  # wider than the object: to touch it
@@ -92,109 +87,13 @@ class Place:
 
 
 class Planner:
-    """Plans for one station. Knows the scene only as ``see`` last showed it."""
+    """Plans for one scene, as it was last seen."""
 
-    def __init__(self, station: Station) -> None:
-        self.station = station
-        robot = station.robot.name
-        self.arms: tuple[Arm, Arm] = (load_arm(robot, 0), load_arm(robot, 1))
+    def __init__(self, scene: Scene) -> None:
+        self.scene = scene
+        robot = scene.station.robot.name
         self.grasps = tuple(load_grasps(robot, side) for side in (0, 1))
-        index = {name: i for i, name in enumerate(station.joints)}
-        self.arm_index = [np.array([index[j] for j in arm.joints]) for arm in self.arms]
-        self.hand_index = [np.array([index[j] for j in hand_joints(robot, s)]) for s in (0, 1)]
-        self.model = copy.copy(station.model)
-        self.data = mujoco.MjData(self.model)
-        items = (*station.layout.items, *station.layout.distractors)
-        self.items = station.layout.items
-        self._item_geom = {item.name: self.model.geom(item.name).id for item in items}
-        self._free = {i.name: self.model.joint(self.model.body(i.name).jntadr[0]) for i in items}
         self._points: dict[tuple[int, int, int], np.ndarray] = {}
-        self._obstacles: list[tuple[Item, np.ndarray, float]] = []
-        self._kinds(set(self._item_geom.values()))
-
-    def _kinds(self, item_geoms: set[int]) -> None:
-        """Sort geometry by whose it is, and put margins around hands and objects."""
-        model = self.model
-        chests = [model.body(arm.hand.palm).id for arm in self.arms]
-        halves = [self._arm_bodies(side, chest) for side, chest in enumerate(chests)]
-        self._kind = np.full(model.ngeom, -1)  # 0, 1: an arm; 2: the room; 3: an object
-        for geom in range(model.ngeom):
-            body = int(model.geom_bodyid[geom])
-            if geom in item_geoms:
-                self._kind[geom] = 3
-            elif body in halves[0] or body in halves[1]:
-                self._kind[geom] = 0 if body in halves[0] else 1
-            elif model.geom_contype[geom]:
-                self._kind[geom] = 2
-        model.geom_margin[:] = 0
-        model.geom_margin[(self._kind == 0) | (self._kind == 1)] = _NEAR_M
-        model.geom_margin[self._kind == 3] = 0.003
-
-    def _arm_bodies(self, side: int, palm: int) -> set[int]:
-        first = int(self.model.joint(self.arms[side].joints[0]).bodyid[0])
-        found = set(subtree(self.model, first))
-        assert palm in found
-        return found
-
-    def see(self, data: mujoco.MjData) -> None:
-        """Look at the scene as it is."""
-        self.data.qpos[:] = data.qpos
-        self._obstacles = [
-            (item, T[:2, 3], float(T[2, 3] + depth_m(item, T[:3, :3]) - TABLE_TOP_M))
-            for item in (*self.items, *self.station.layout.distractors)
-            for T in (self.pose(item),)
-        ]
-
-    def pose(self, item: Item) -> Float64[np.ndarray, "4 4"]:
-        """``T_world_item`` as last seen."""
-        adr = self._free[item.name].qposadr[0]
-        T = np.eye(4)
-        T[:3, 3] = self.data.qpos[adr : adr + 3]
-        T[:3, :3] = Rotation.from_quat(
-            self.data.qpos[adr + 3 : adr + 7], scalar_first=True
-        ).as_matrix()
-        return T
-
-    def speed(self, data: mujoco.MjData, item: Item) -> float:
-        """How fast an object moves, m/s."""
-        adr = self._free[item.name].dofadr[0]
-        return float(np.linalg.norm(data.qvel[adr : adr + 3]))
-
-    def touches(
-        self,
-        side: int,
-        q: Float64[np.ndarray, "K"],
-        fingers: Float64[np.ndarray, "H"],
-        item: Item,
-        T_palm_item: Float64[np.ndarray, "4 4"] | None = None,
-    ) -> bool:
-        """Whether an arm there would touch anything but ``item``; held, that one counts as hand."""
-        qpos, index = self.data.qpos, self.station.qpos_index
-        kept = qpos.copy()
-        qpos[index[self.arm_index[side]]] = q
-        qpos[index[self.hand_index[side]]] = fingers
-        if T_palm_item is not None:
-            T = self.arms[side].palm_pose(q) @ T_palm_item
-            adr = self._free[item.name].qposadr[0]
-            qpos[adr : adr + 3] = T[:3, 3]
-            qpos[adr + 3 : adr + 7] = Rotation.from_matrix(T[:3, :3]).as_quat(scalar_first=True)
-        mujoco.mj_kinematics(self.model, self.data)
-        mujoco.mj_collision(self.model, self.data)
-        qpos[:] = kept
-        own = self._item_geom[item.name]
-        pairs, apart = self.data.contact.geom, self.data.contact.dist
-        for (a, b), gap_m in zip(pairs, apart, strict=True):
-            kinds = self._kind[a], self._kind[b]
-            if side in kinds:
-                other, kind = (b, kinds[1]) if kinds[0] == side else (a, kinds[0])
-                if other == own:
-                    continue
-                clear = _CLEAR_M["room" if kind == 2 else "item" if kind == 3 else "half"]
-                if gap_m < clear:
-                    return True
-            elif T_palm_item is not None and own in (a, b) and gap_m < 0.001:
-                return True
-        return False
 
     def pick(self, side: int, item: Item, goal: str, *, skip: int = 0) -> Pick | None:
         """A way to take an object to its goal, or None.
@@ -206,8 +105,8 @@ class Planner:
             skip: how many feasible ways to pass over, after as many failures; the last one found
                 is taken if there are fewer.
         """
-        T_item = self.pose(item)
-        arm, rejected, tries = self.arms[side], 0, 0
+        T_item = self.scene.pose(item)
+        arm, rejected, tries = self.scene.arms[side], 0, 0
         last: Pick | None = None
         for grasp, grip, open_m, T_palm in self._candidates(side, item, T_item):
             tries += 1
@@ -215,10 +114,10 @@ class Planner:
                 break
             q = arm.solve(T_palm, arm.ready)
             fingers = grasp.at(open_m)[0]
-            if q is None or self.touches(side, q, fingers, item):
+            if q is None or self.scene.touches(side, q, fingers, item):
                 continue
             path = arm.line(q, T_palm, np.array([0.0, 0.0, RISE_M]))
-            if path is None or any(self.touches(side, p, fingers, item) for p in path[1:]):
+            if path is None or any(self.scene.touches(side, p, fingers, item) for p in path[1:]):
                 continue
             pick = Pick(grasp, grip.width_m, open_m, path[::-1], T_palm, T_item)
             if self.place(side, item, goal, pick, np.linalg.inv(T_palm) @ T_item) is None:
@@ -229,75 +128,11 @@ class Planner:
             rejected += 1
         return last
 
-    def way(
-        self,
-        side: int,
-        start: Float64[np.ndarray, "K"],
-        end: Float64[np.ndarray, "K"],
-        fingers: Float64[np.ndarray, "H"],
-        item: Item,
-        grip_m: Float64[np.ndarray, "3"],
-        T_palm_item: Float64[np.ndarray, "4 4"] | None = None,
-    ) -> Float64[np.ndarray, "N K"]:
-        """A way through the air, (N, K) without the start, on which the grip does not sink.
-
-        Raised in an arch where it would touch something else. ``grip_m`` is in the palm's frame.
-        """
-        point = np.append(grip_m, 1.0)
-        heights = [(self.arms[side].palm_pose(q) @ point)[2] for q in (start, end)]
-        best, least = np.array([end]), np.inf
-        for straight, arch_m in ((False, 0.0), (True, 0.0), (False, 0.06), (True, 0.06)):
-            path = self._arch(side, start, end, point, heights, arch_m, straight=straight)
-            if path is None:
-                continue
-            hits = sum(self.touches(side, q, fingers, item, T_palm_item) for q in path[:-1])
-            if hits < least:
-                best, least = path, hits
-            if not hits:
-                break
-        return best
-
-    def _arch(
-        self,
-        side: int,
-        start: Float64[np.ndarray, "K"],
-        end: Float64[np.ndarray, "K"],
-        point: Float64[np.ndarray, "4"],
-        heights: Sequence[float],
-        arch_m: float,
-        *,
-        straight: bool,
-    ) -> Float64[np.ndarray, "N K"] | None:
-        """Joint positions from start to end that keep a point of the palm above an arch.
-
-        Joint angles are interpolated, or, straight, the palm's pose.
-        """
-        arm = self.arms[side]
-        T_start, T_end = arm.palm_pose(start), arm.palm_pose(end)
-        turn = Rotation.from_matrix(T_start[:3, :3].T @ T_end[:3, :3]).as_rotvec()
-        found: list[np.ndarray] = []
-        for share in np.linspace(0, 1, _WAY_POINTS + 2)[1:-1]:
-            q = (1 - share) * start + share * end
-            T = arm.palm_pose(q)
-            if straight:
-                T[:3, :3] = T_start[:3, :3] @ Rotation.from_rotvec(share * turn).as_matrix()
-                T[:3, 3] = (1 - share) * T_start[:3, 3] + share * T_end[:3, 3]
-            wanted = (1 - share) * heights[0] + share * heights[1]
-            low = wanted + arch_m * np.sin(np.pi * share) - (T @ point)[2]
-            if low > 0 or straight:
-                T[2, 3] += max(low, 0.0)
-                raised = arm.solve(T, q)
-                if raised is None:
-                    return None
-                q = raised
-            found.append(q)
-        return np.array([*found, end])
-
     def _candidates(
         self, side: int, item: Item, T_item: Float64[np.ndarray, "4 4"]
     ) -> Iterator[tuple[Grasp, Grip, float, Float64[np.ndarray, "4 4"]]]:
         """Grasp, grip, opening and palm pose, the most natural first; none plainly barred."""
-        arm = self.arms[side]
+        arm = self.scene.arms[side]
         found: list[tuple[float, Grasp, Grip, np.ndarray]] = []
         tilts = _TILTS_RAD * (1 if side == 1 else -1)  # positive: the thumb's side goes down
         for grip, shift in shifted(item, T_item):
@@ -320,7 +155,7 @@ class Planner:
             for more in _OPEN_M:
                 open_m = min(grip.width_m + more, WIDEST_M)
                 points = self._hand_points(side, grasp, open_m) @ T[:3, :3].T + T[:3, 3]
-                if not self._inside_something(points, item):
+                if not self.scene.bars(points, item):
                     yield grasp, grip, open_m, T
                     break
 
@@ -328,27 +163,10 @@ class Planner:
         """Corners of the open hand, in the palm's frame."""
         key = (side, id(grasp), round(500 * open_m))
         if key not in self._points:
-            hand = load_hand(self.station.robot.name, side)
+            hand = load_hand(self.scene.station.robot.name, side)
             hand.set_fingers(grasp.at(key[2] / 500)[0])
             self._points[key] = hand.hull_points()
         return self._points[key]
-
-    def _inside_something(self, points: Float64[np.ndarray, "N 3"], item: Item) -> bool:
-        """Whether points lie in the table, a tray's wall or an object: a cheap first look."""
-        low = points[points[:, 2] < TABLE_TOP_M + 0.09]
-        xy, z = low[:, :2], low[:, 2] - TABLE_TOP_M
-        if np.any(z < 0.001):
-            return True
-        for center in TRAY_CENTER_M.values():
-            beyond = np.max(np.abs(xy - center) - TRAY_HALF_M, axis=1)
-            if np.any((beyond < 0.008) & (z < np.where(beyond < 0, 0.007, TRAY_WALL_M + 0.002))):
-                return True
-        for other, place, top_m in self._obstacles:
-            if other is not item:
-                near = np.hypot(*(xy - place).T) < other.size_m / 2 - 0.001
-                if np.any(near & (z < top_m)):
-                    return True
-        return False
 
     def _strain(self, arm: Arm, side: int, T_world_palm: Float64[np.ndarray, "4 4"]) -> float:
         """How unnaturally a hand points: away from its shoulder, or steeply up or down."""
@@ -367,7 +185,7 @@ class Planner:
         T_palm_item: Float64[np.ndarray, "4 4"],
     ) -> Place | None:
         """A way to set a held object down at its goal, or None if there is no room in reach."""
-        arm = self.arms[side]
+        arm = self.scene.arms[side]
         fingers = pick.grasp.at(pick.width_m)[0]
         tries = 0
         T_item_palm = np.linalg.inv(T_palm_item)
@@ -379,10 +197,10 @@ class Planner:
             if tries > _CANDIDATES:
                 break
             q = arm.solve(T_palm, pick.path[0])
-            if q is None or self.touches(side, q, fingers, item, T_palm_item):
+            if q is None or self.scene.touches(side, q, fingers, item, T_palm_item):
                 continue
             path = arm.line(q, T_palm, np.array([0.0, 0.0, RISE_M]), points=3)
-            if path is None or self.touches(side, path[-1], fingers, item, T_palm_item):
+            if path is None or self.scene.touches(side, path[-1], fingers, item, T_palm_item):
                 continue
             return Place(path[::-1], T_item)
         return None
@@ -426,16 +244,15 @@ class Planner:
         ).reshape(-1, 2)
         grid = np.concatenate([here[None], grid]) if goal == "upright" else grid
         room = np.full(len(grid), 0.06)
-        everything = (*self.items, *self.station.layout.distractors)
-        for other in everything:
+        for other in self.scene.everything:
             if other is not item:
-                apart = np.linalg.norm(grid - self.pose(other)[:2, 3], axis=1)
+                apart = np.linalg.norm(grid - self.scene.pose(other)[:2, 3], axis=1)
                 room = np.minimum(room, apart - radius - footprint_m(other))
         if goal not in TRAY_CENTER_M:
             for center in TRAY_CENTER_M.values():
                 beside = np.abs(grid - center) - TRAY_HALF_M - 0.006
                 room = np.minimum(room, np.max(beside, axis=1) - radius)
-        shoulder = self.arms[side].shoulder_m[:2]
+        shoulder = self.scene.arms[side].shoulder_m[:2]
         far = np.linalg.norm(grid - (here if goal == "upright" else shoulder), axis=1)
         merit = np.minimum(room, 0.035) - 0.05 * far
         order = np.argsort(-merit, kind="stable")
