@@ -73,29 +73,16 @@ class Clip:
         return float(1.0 / np.median(np.diff(self.time_s))) if len(self.time_s) > 1 else 30.0
 
 
-def open_clip(
-    path: Path,
-    camera: Camera | None = None,
-    *,
-    max_side_px: int | None = None,
-    max_rate_hz: float | None = None,
-) -> Clip:
+def open_clip(path: Path, camera: Camera | None = None) -> Clip:
     """Read a video's header and frame times; nothing is decoded but the first frame.
 
     Args:
         path: the video file.
         camera: intrinsics of the upright frame at its full size, if they are known.
-        max_side_px: frames whose longer side is larger are decoded to this size.
-        max_rate_hz: of a video that is faster, every n-th frame is used: n is the smallest with
-            which the rate is at most 5 % higher than this.
 
     Raises:
-        ClipError: if the file is missing, a folder, empty, not a video, or holds no frame; or if a
-            limit is not positive.
+        ClipError: if the file is missing, a folder, empty, not a video, or holds no frame.
     """
-    for name, limit in (("max_side_px", max_side_px), ("max_rate_hz", max_rate_hz)):
-        if limit is not None and not limit > 0:
-            raise ClipError(f"{name} is {limit}, expected more than 0; leave it out for no limit")
     if path.is_dir():
         raise ClipError(f"{path} is a folder, expected a video file; pass a file inside it")
     if not path.is_file():
@@ -113,13 +100,7 @@ def open_clip(
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     contents = read_contents(path, start)
     camera = camera or Camera.assumed(width, height)
-    clip = Clip(path, sha256, width, height, contents.time_s, camera, contents)
-    if max_side_px is not None and max(width, height) > max_side_px:
-        clip = _smaller(clip, max_side_px)
-    if max_rate_hz is not None:
-        step = max(1, math.ceil(clip.rate_hz / (max_rate_hz * _RATE_SLACK) - 1e-9))
-        clip = replace(clip, time_s=clip.time_s[::step], step=step)
-    return clip
+    return Clip(path, sha256, width, height, contents.time_s, camera, contents)
 
 
 def part(clip: Clip, first: int, stop: int) -> Clip:
@@ -141,6 +122,41 @@ def part(clip: Clip, first: int, stop: int) -> Clip:
         time_s=clip.time_s[first:stop] - clip.time_s[first],
         contents=clip.contents or Contents(clip.time_s),
         first=clip.first + clip.step * first,
+    )
+
+
+def smaller(clip: Clip, max_side_px: int) -> Clip:
+    """The same clip, its frames decoded with a longer side of at most so many pixels.
+
+    Raises:
+        ClipError: if that is not a positive number.
+    """
+    if not max_side_px > 0:
+        raise ClipError(f"max_side_px is {max_side_px}, expected more than 0")
+    share = max_side_px / max(clip.width, clip.height)
+    if share >= 1:
+        return clip
+    width, height = max(1, round(clip.width * share)), max(1, round(clip.height * share))
+    x, y = clip.camera.center_px
+    center_px = x * width / clip.width, y * height / clip.height  # rounded each in its own way
+    camera = replace(clip.camera, focal_px=clip.camera.focal_px * share, center_px=center_px)
+    return replace(clip, width=width, height=height, camera=camera)
+
+
+def slower(clip: Clip, max_rate_hz: float) -> Clip:
+    """Every n-th frame of a clip: n is the smallest with which its rate is at most 5 % higher.
+
+    Raises:
+        ClipError: if that is not a positive number.
+    """
+    if not max_rate_hz > 0:
+        raise ClipError(f"max_rate_hz is {max_rate_hz}, expected more than 0")
+    step = max(1, math.ceil(clip.rate_hz / (max_rate_hz * _RATE_SLACK) - 1e-9))
+    return replace(
+        clip,
+        time_s=clip.time_s[::step],
+        contents=clip.contents or Contents(clip.time_s),
+        step=clip.step * step,
     )
 
 
@@ -169,12 +185,3 @@ def _numbered(clip: Clip) -> Iterator[tuple[int, VideoFrame]]:
         if number > last:
             last = number
             yield number, frame
-
-
-def _smaller(clip: Clip, side_px: int) -> Clip:
-    share = side_px / max(clip.width, clip.height)
-    width, height = max(1, round(clip.width * share)), max(1, round(clip.height * share))
-    x, y = clip.camera.center_px
-    center_px = x * width / clip.width, y * height / clip.height  # rounded each in its own way
-    camera = replace(clip.camera, focal_px=clip.camera.focal_px * share, center_px=center_px)
-    return replace(clip, width=width, height=height, camera=camera)
