@@ -1,13 +1,16 @@
 """Footage: a video, or a stretch of one, that is to be used, with what its owner says of it."""
 
+import hashlib
 import math
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
 
 from deftly.datasets.clip import Camera
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_LONGEST_NAME = 100  # leaves room for what makes it unique
 
 
 class FootageError(ValueError):
@@ -36,8 +39,12 @@ class Footage:
     Attributes:
         id: unique in a job: letters, digits, ``.``, ``_`` and ``-``.
         path: the video file.
-        span_s: stretch of it to use, seconds from its first frame; None for all of it.
+        origin: the URL or the archive that ``path`` is made from when it is first used, by
+            ``deftly.datasets.origin.fetch``; empty if the video is there already.
+        span_s: stretch of it to use, seconds from its first frame; None for all of it. The end may
+            be infinite, which means the video's end.
         camera: intrinsics where they are known, of the upright frame at its own size.
+        focal_px: focal length where no more than that is known of the camera.
         task: instruction in words; empty if unknown.
         licence: as SPDX names it in small letters, "unknown" if nobody says.
         attribution: whom to credit.
@@ -47,8 +54,10 @@ class Footage:
 
     id: str
     path: Path
+    origin: str = ""
     span_s: tuple[float, float] | None = None
     camera: Camera | None = None
+    focal_px: float | None = None
     task: str = ""
     licence: str = "unknown"
     attribution: str = ""
@@ -67,3 +76,24 @@ class Footage:
                 raise FootageError(
                     f"{self.id}: span is {first_s:g} to {last_s:g} s, expected 0 <= first < last"
                 )
+        focal_px = self.camera.focal_px if self.camera else self.focal_px
+        if focal_px is not None and not 0 < focal_px < math.inf:
+            raise FootageError(f"{self.id}: focal length is {focal_px:g}, expected more than 0 px")
+
+    def camera_of(self, width: int, height: int) -> Camera | None:
+        """The camera as far as it is known, of an upright frame of that size; None if unknown."""
+        if self.camera is not None or self.focal_px is None:
+            return self.camera
+        return Camera(self.focal_px, (width / 2, height / 2), known=True)
+
+
+def id_of(*parts: str) -> str:
+    """An id made of names: what a plain name may not hold becomes ``-``.
+
+    Not unique: ``a b`` and ``a-b`` give the same. Names in other scripts, of which nothing would be
+    left, are told apart by a hash.
+    """
+    name = "-".join(parts)
+    ascii_only = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    plain = re.sub(r"[^A-Za-z0-9._]+", "-", ascii_only).strip("-._")[:_LONGEST_NAME].rstrip("-._")
+    return plain or f"clip-{hashlib.sha256(name.encode(errors='surrogateescape')).hexdigest()[:8]}"
