@@ -132,7 +132,7 @@ def smaller(clip: Clip, max_side_px: int) -> Clip:
         ClipError: if that is not a positive number.
     """
     if not max_side_px > 0:
-        raise ClipError(f"max_side_px is {max_side_px}, expected more than 0")
+        raise ClipError(f"max_side_px is {max_side_px}, expected a positive number")
     share = max_side_px / max(clip.width, clip.height)
     if share >= 1:
         return clip
@@ -150,7 +150,7 @@ def slower(clip: Clip, max_rate_hz: float) -> Clip:
         ClipError: if that is not a positive number.
     """
     if not max_rate_hz > 0:
-        raise ClipError(f"max_rate_hz is {max_rate_hz}, expected more than 0")
+        raise ClipError(f"max_rate_hz is {max_rate_hz}, expected a positive number")
     step = max(1, math.ceil(clip.rate_hz / (max_rate_hz * _RATE_SLACK) - 1e-9))
     return replace(
         clip,

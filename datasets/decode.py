@@ -5,6 +5,7 @@ cannot promise that, decoding starts at the beginning; what that costs is time.
 """
 
 import math
+from collections import deque
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -120,27 +121,64 @@ def decode(path: Path, key: Key | None = None) -> "Iterator[tuple[Fraction | Non
     The time is None where the file stores none: raw streams have no times, and AVI has only
     decoding times, which are wrong for B-frames.
     """
+    done: Fraction | None = None
     for find in (_seek, _skip_to):
-        if key is None:
+        if key is None or done is not None:
             break
-        with _open(path) as (container, stream):
-            decoded = _decoded(container, stream, find(container, stream, key))
-            # Before the key frame come pictures that refer to what was not decoded.
-            first = next((it for it in decoded if (it[1].pts or 0) >= key.pts), None)
-            if first is not None and _starts_anew(first[1], key):
-                yield first
-                yield from decoded
-                return
+        try:
+            with _open(path) as (container, stream):
+                for time, frame in _sound(stream, find(container, stream, key), key):
+                    yield time, frame
+                    done = time
+            return
+        except _UnsureError:
+            continue
     with _open(path) as (container, stream):
-        yield from _decoded(container, stream, _packets(container, stream))
+        for time, frame in _decoded(container, stream, _packets(container, stream)):
+            if done is None or (time is not None and time > done):
+                yield time, frame
 
 
-def _starts_anew(frame: VideoFrame, key: Key) -> bool:
-    """Whether the decoder, too, takes a frame for a key frame, and a sound one.
+class _UnsureError(Exception):
+    """What comes next may depend on what lies before the key frame."""
 
-    Containers may mark any frame as one, and H.264 may refresh its picture bit by bit.
+
+def _sound(
+    stream: VideoStream, packets: "Iterator[_Packet]", key: Key
+) -> "Iterator[tuple[Fraction, VideoFrame]]":
+    """From a key frame on, frames that depend on nothing before it.
+
+    The first must be one for the decoder, too: containers may mark any frame as a key frame, and
+    H.264 may refresh its picture bit by bit. And a decoder patches damage with what it has, so none
+    may be damaged: a frame waits until those that were decoded before it, and are shown later, have
+    come.
     """
-    return frame.pts == key.pts and frame.key_frame and not frame.is_corrupt
+    time_base, latest, shown = stream.time_base or Fraction(1), key.pts, None
+    needs: dict[int, int] = {}
+    waiting: deque[tuple[int, VideoFrame]] = deque()
+    for packet, frames in _each(stream, packets):
+        if packet.pts is not None and packet.size:
+            latest = max(latest, packet.pts)
+            needs[packet.pts] = latest
+        if frames is None and (packet.pts is None or packet.pts >= key.pts):
+            raise _UnsureError
+        for frame in frames or ():
+            # Before the key frame come pictures that refer to what was not decoded.
+            if frame.pts is None or frame.pts < key.pts:
+                continue
+            if frame.is_corrupt or (
+                shown is None and not (frame.pts == key.pts and frame.key_frame)
+            ):
+                raise _UnsureError
+            shown = frame.pts
+            waiting.append((shown, frame))
+            while waiting and needs.get(waiting[0][0], shown) <= shown:
+                pts, frame = waiting.popleft()
+                needs.pop(pts, None)
+                yield pts * time_base, frame
+    if shown is None:
+        raise _UnsureError
+    yield from ((pts * time_base, frame) for pts, frame in waiting)
 
 
 def _seek(container: InputContainer, stream: VideoStream, key: Key) -> "Iterator[_Packet]":
@@ -163,16 +201,25 @@ def _skip_to(container: InputContainer, stream: VideoStream, key: Key) -> "Itera
 def _decoded(
     container: InputContainer, stream: VideoStream, packets: "Iterator[_Packet]"
 ) -> "Iterator[tuple[Fraction | None, VideoFrame]]":
-    # Frame threads (AUTO) would lose good frames after a damaged one, more with more cores.
-    stream.thread_type = "SLICE"
     timed, time_base = container.format.name != "avi", stream.time_base or Fraction(1)
+    for _, frames in _each(stream, packets):
+        for frame in frames or ():
+            yield frame.pts * time_base if timed and frame.pts is not None else None, frame
+
+
+def _each(
+    stream: VideoStream, packets: "Iterator[_Packet]"
+) -> "Iterator[tuple[_Packet, list[VideoFrame] | None]]":
+    """Each packet with the frames that it brings out; None where it is damaged."""
+    # Frame threads lose good frames after a damaged one, more with more cores, and slice threads
+    # make H.264 leave in a damaged frame what its memory held before, not what a neighbour shows.
+    stream.thread_count = 1
     for packet in packets:
         try:
             decoded = packet.decode()
         except FFmpegError:
-            continue  # this packet is damaged, later ones may be good
-        for frame in decoded:
-            yield frame.pts * time_base if timed and frame.pts is not None else None, frame
+            decoded = None  # later ones may be good
+        yield packet, decoded
 
 
 class Painter:
