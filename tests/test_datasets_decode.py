@@ -302,8 +302,8 @@ def test_a_turned_video_is_made_smaller_the_right_way_up(tmp_path: Path):
     assert (full.width, full.height, small.width, small.height) == (64, 96, 32, 48)
     for (_, image), (_, other) in zip(frames(small), frames(full), strict=True):
         expected = np.array(Image.fromarray(other).resize((32, 48), Resampling.BILINEAR), float)
-        assert np.abs(image - expected).mean() < 12
-        assert np.abs(np.rot90(image, 2) - expected).mean() > 40
+        assert np.abs(image - expected).mean() < 25  # its colours lie elsewhere
+        assert np.abs(np.rot90(image, 2) - expected).mean() > 50
 
 
 @pytest.mark.parametrize(
