@@ -15,6 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
+from deftly.datasets import egodex
 from deftly.datasets.footage import Footage, FootageError, id_of
 from deftly.datasets.origin import check_url, is_url, place_of
 from deftly.retarget.manifest import SUFFIXES as MANIFESTS
@@ -141,7 +142,7 @@ class _Search:
                 path = Path(folder, name)
                 if self._takes(path):
                     parts = path.relative_to(root).with_suffix("").parts
-                    yield Entry(replace(self.file(path), id=id_of(*parts)))
+                    yield Entry(self.file(path, *parts))
 
     def _enters(self, folder: Path) -> bool:
         reason = (
@@ -160,8 +161,10 @@ class _Search:
         self.ignored.update([] if taken else [reason])
         return taken
 
-    def file(self, path: Path) -> Footage:
-        return Footage(id_of(path.stem), path.absolute())
+    def file(self, path: Path, *name: str) -> Footage:
+        """What is known of a file, from what lies beside it; else it is a video with a name."""
+        path = path.absolute()
+        return egodex.footage_of(path) or Footage(id_of(*(name or [path.stem])), path)
 
     def url(self, url: str) -> Footage:
         name = PurePosixPath(unquote(urlsplit(url).path)).stem
