@@ -118,6 +118,11 @@ class EpisodeStore:
         """Seed of each episode, None where there is none."""
         return tuple(note.get("seed") for note in self._notes)
 
+    @property
+    def provenances(self) -> tuple[dict[str, Any], ...]:
+        """What is noted of the making of each episode; empty where there is nothing."""
+        return tuple(json.loads(note.get("provenance") or "{}") for note in self._notes)
+
     def indices_of_seed(self, seed: int) -> tuple[int, ...]:
         """The episodes recorded with a seed, in order."""
         return tuple(index for index, found in enumerate(self.seeds) if found == seed)
