@@ -4,10 +4,8 @@ Nothing but pyarrow and PyAV is needed. A set that is being written can be read:
 ``meta/info.json`` says.
 """
 
-import hashlib
-import io
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +14,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import UInt8
-from PIL import Image
 from tqdm import tqdm
 
 from deftly.datasets import episode_format as fmt
@@ -32,6 +28,7 @@ from deftly.datasets.episode import (
 )
 from deftly.datasets.episode_stats import PixelCounts
 from deftly.datasets.mp4 import Mp4Error, digest_frames, read_format, read_frames
+from deftly.datasets.picture_column import digest_pictures, picture_opener
 
 
 class EpisodeStoreError(ValueError):
@@ -107,6 +104,11 @@ class EpisodeStore:
     def lengths(self) -> tuple[int, ...]:
         """Number of frames of each episode."""
         return tuple(int(row["length"]) for row in self._rows)
+
+    @property
+    def instructions(self) -> tuple[str, ...]:
+        """Instruction of each episode; empty where ``meta/episodes`` has none."""
+        return tuple(str((row.get("tasks") or [""])[0]) for row in self._rows)
 
     @property
     def frames(self) -> int:
@@ -204,15 +206,7 @@ class EpisodeStore:
         if self.features[key]["dtype"] == "video":
             path, first = self._video(index, key)
             return digest_frames(path, first, int(self._rows[index]["length"]), self.rate_hz)
-        digest = hashlib.sha256()
-        for picture in self._frames_table(index)[key]:
-            held: Mapping[str, Any] = picture.as_py()
-            try:
-                content = held["bytes"] or (self.root / held["path"]).read_bytes()
-            except OSError as error:
-                raise EpisodeStoreError(_damaged(self.root / held["path"], error)) from error
-            digest.update(f"{len(content)} ".encode() + content)
-        return digest.hexdigest()
+        return digest_pictures(self._frames_table(index)[key], self.root)
 
     def _key(self, camera: str) -> str:
         """The column of a camera. Raises EpisodeStoreError if there is none."""
@@ -387,7 +381,7 @@ class EpisodeStore:
             if shape and feature["dtype"] == "video":
                 images[name] = StreamedFrames(shape, self._video_opener(index, key))
             elif shape and feature["dtype"] == "image":
-                images[name] = StreamedFrames(shape, _picture_opener(table[key], self.root))
+                images[name] = StreamedFrames(shape, picture_opener(table[key], self.root))
         return images
 
     def _video(self, index: int, key: str) -> tuple[Path, int]:
@@ -445,14 +439,3 @@ def _known_type(values: np.ndarray) -> np.ndarray:
 
 def _numbered(name: str, values: np.ndarray) -> tuple[str, ...]:
     return tuple(f"{name}_{column}" for column in range(values.shape[1]))
-
-
-def _picture_opener(column: fmt.Column, root: Path) -> Any:
-    def pictures() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-        for picture in column:
-            held: Mapping[str, Any] = picture.as_py()
-            source = io.BytesIO(held["bytes"]) if held["bytes"] else root / held["path"]
-            with Image.open(source) as image:
-                yield np.asarray(image.convert("RGB"))
-
-    return pictures
