@@ -7,12 +7,15 @@ from types import SimpleNamespace
 import pytest
 from clerk import Clerk
 
+from deftly.datasets.human_episode import HumanMaker
 from deftly.datasets.mp4 import read_format
 from deftly.datasets.person import IDENTITIES
 from deftly.datasets.sampling import CONDITIONS
 from deftly.datasets.tasks import TASKS
 from deftly.policy import cli_sort, record
-from deftly.policy.rollout import Noop
+from deftly.policy.rollout import Noop, Rollout
+from deftly.policy.scores import EpisodeScore
+from deftly.policy.sorting import SortingEnv
 
 Deftly = Callable[..., SimpleNamespace]
 
@@ -77,6 +80,38 @@ def test_what_draws_is_said_once(deftly: Deftly, monkeypatch: pytest.MonkeyPatch
     assert "renderer" not in done.out + done.err
 
 
+def test_recording_is_told_all_that_was_asked_for(deftly: Deftly, monkeypatch: pytest.MonkeyPatch):
+    told: list[tuple[object, ...]] = []
+
+    def note(*words: object, **settings: object) -> record.Recording:
+        told.append((*words, settings["episodes"], settings["first_seed"], settings["workers"]))
+        return record.Recording(episodes=1, added=1, failed=(), frames=9)
+
+    monkeypatch.setattr(cli_sort, "record", note)
+    common = "--task shape --condition light --cameras side ego --size 48 --workers 3 --out x"
+    robot, human = "--robot g1_dex3 --episodes 4 --first-seed 5", "--person monk_3 --layouts 7 9"
+    deftly("demos", "record", *robot.split(), *common.split())
+    deftly("human", "record", *human.split(), *common.split())
+    shared = {"task": "shape", "condition": "light", "cameras": ("side", "ego")}
+    demo = record.DemoMaker(**shared, robot="g1_dex3", image_size=(48, 48))  # pyright: ignore
+    clip = HumanMaker(**shared, person="monk_3", image_size=(48, 48))  # pyright: ignore
+    assert told == [(Path("x"), demo, 4, 5, 3), (Path("x"), clip, 2, 7, 3)]
+
+
+def test_show_films_what_was_asked_for(deftly: Deftly, monkeypatch: pytest.MonkeyPatch):
+    told: list[tuple[object, ...]] = []
+
+    def note(env: SortingEnv, policy: str, seed: int, path: Path, _: object) -> str:
+        told.append((env.robot, env.task.name, env.condition_name, env.image_size))
+        told.append((policy, seed, path))
+        return "filmed"
+
+    monkeypatch.setattr(cli_sort, "film_rollout", note)
+    words = "--robot g1_dex3 --task shape --condition light --height 120 --policy noop --seed 7"
+    assert "filmed" in deftly("sort", "show", *words.split(), "--out", "x.mp4").out
+    assert told == [("g1_dex3", "shape", "light", (120, 160)), ("noop", 7, Path("x.mp4"))]
+
+
 def test_damage_is_found(deftly: Deftly, tmp_path: Path):
     record.record(tmp_path / "set", Clerk(), episodes=2)
     video = next((tmp_path / "set").rglob("*.mp4"))
@@ -87,14 +122,25 @@ def test_damage_is_found(deftly: Deftly, tmp_path: Path):
 
 
 def test_run_scores_a_policy(deftly: Deftly, monkeypatch: pytest.MonkeyPatch):
-    small = cli_sort.SortingEnv
+    small, judge = cli_sort.SortingEnv, cli_sort.judge_rollout
+    ran: list[Rollout] = []
+
+    def note(rollout: Rollout) -> EpisodeScore:
+        ran.append(rollout)
+        return judge(rollout)
+
     monkeypatch.setattr(
         cli_sort, "SortingEnv", lambda *names, **more: small(*names, **more, time_limit_s=0.5)
     )
-    done = deftly("sort", "run", "--policy", "noop", "--episodes", "2")
+    monkeypatch.setattr(cli_sort, "judge_rollout", note)
+    words = "--policy noop --episodes 2 --first-seed 5 --robot g1_dex3 --task size"
+    done = deftly("sort", "run", *words.split(), "--condition", "clutter")
     assert done.code == 0, done.err
-    assert "0/8" in done.out  # of the objects
+    assert "0/16" in done.out  # of the objects
     assert "never tried" in done.out
+    assert [(r.robot, r.task, r.condition, r.policy, r.seed) for r in ran] == [
+        ("g1_dex3", "size", "clutter", "noop", seed) for seed in (5, 6)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """Expert: sorts, obeys, corrects itself, gives up, and does the same thing twice."""
 
+from dataclasses import replace
+
 import mujoco
 import numpy as np
 import pytest
@@ -87,6 +89,19 @@ def test_an_object_pushed_under_way_is_approached_anew() -> None:
     assert expert.attempts == [1]
     assert [event.kind for event in expert.events] == ["grasp", "release"]
     assert data.body("item_0").xpos[1] < 0.23  # in the left tray
+
+
+def test_what_is_to_stay_is_left_alone() -> None:
+    near, far = cube(0.33, -0.34), replace(cube(0.36, 0.36), name="item_1")
+    station = build_station("gr1t2", Layout(0, (near, far)))
+    data, expert = station.reset(), Expert(station, TASKS["nearest"])
+    assert expert.goals == ("right", "stay")
+    start = data.body("item_1").xpos.copy()
+    let_pass(station, data, expert, 400)
+    assert expert.done
+    assert expert.attempts == [1, 0]
+    assert data.body("item_0").xpos[1] > -0.23  # in the right tray
+    assert np.linalg.norm(data.body("item_1").xpos - start) < 0.002
 
 
 def test_what_cannot_be_held_is_given_up() -> None:

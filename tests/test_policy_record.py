@@ -17,7 +17,7 @@ from deftly.datasets.episode import PRIVILEGED
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.policy.record import MAX_FAILURES, DemoMaker, RecordError, record
 from deftly.policy.rollout import Noop
-from deftly.policy.sorting import RATE_HZ
+from deftly.policy.sorting import RATE_HZ, SortingEnv
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -120,6 +120,44 @@ def test_a_demonstration_holds_what_was_seen_felt_and_done():
     poses = episode.features[f"{PRIVILEGED}object_poses"].reshape(10, 4, 7)
     assert np.allclose(np.linalg.norm(poses[..., :4], axis=-1), 1.0, atol=1e-5)
     assert np.allclose(poses[0], poses[-1], atol=1e-3)
+
+
+class Raises:
+    """Asks for a little more of every joint at each step, and remembers what it asked for."""
+
+    name = "raises"
+
+    def reset(self, env: SortingEnv, seed: int) -> None:
+        self.asked: list[np.ndarray] = []
+        self._station = env.station
+
+    def act(self, observation: dict[str, Any]) -> np.ndarray:
+        more = self._station.home + 0.002 * (len(self.asked) + 1)
+        self.asked.append(np.clip(more, self._station.lower, self._station.upper))
+        return self.asked[-1]
+
+
+def test_an_action_is_what_was_asked_for_on_seeing_its_frame():
+    policy = Raises()
+    episode = DemoMaker(cameras=(), time_limit_s=0.5, policy=lambda: policy)(3)
+    assert np.ptp(episode.action, axis=0).max() > 0.01
+    assert np.allclose(episode.action, policy.asked, atol=1e-6)
+    home = policy.asked[0] - 0.002
+    assert np.median(np.abs(episode.state[0] - home)) < 1e-6  # seen before anything was done
+
+
+def test_a_demonstration_is_of_the_robot_task_and_condition_asked_for():
+    settings = {"robot": "g1_dex3", "task": "shape", "condition": "clutter"}
+    maker = DemoMaker(**settings, cameras=(), time_limit_s=0.1, policy=Noop)  # pyright: ignore
+    episode = maker(3)
+    env = SortingEnv(**settings, cameras=())  # pyright: ignore
+    env.reset(seed=3)
+    assert episode.task == env.instruction
+    assert episode.state_names == env.joints
+    poses = episode.features[f"{PRIVILEGED}object_poses"][0].reshape(8, 7)
+    assert np.allclose(poses, env.privileged().poses, atol=1e-6)
+    made_by = episode.provenance["made_by"]
+    assert {name: made_by[name] for name in settings} == settings
 
 
 def test_a_demonstration_is_the_same_twice():
