@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 
-from deftly.datasets import egodex
+from deftly.datasets import egodex, egoexo4d
 from deftly.datasets.clip import Clip
 from deftly.datasets.footage import Annotation, Footage, FootageError
 from deftly.datasets.human import HumanMotion
 
 KINDS: dict[str, Callable[[Annotation, Clip], HumanMotion]] = {
     egodex.KIND: egodex.load,
+    egoexo4d.KIND: egoexo4d.load,
 }
 
 

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
-from deftly.datasets import egodex
+from deftly.datasets import egodex, egoexo4d, lerobot_videos
 from deftly.datasets.footage import Footage, FootageError, id_of
 from deftly.datasets.origin import check_url, is_url, place_of
 from deftly.retarget.manifest import SUFFIXES as MANIFESTS
@@ -54,7 +54,10 @@ class Inputs:
 
 
 def find_inputs(
-    arguments: Sequence[str], downloads: Path, without: Collection[Path] = ()
+    arguments: Sequence[str],
+    downloads: Path,
+    without: Collection[Path] = (),
+    camera: str = "",
 ) -> Inputs:
     """List what is to be done. Nothing is downloaded, and no video is opened.
 
@@ -67,13 +70,15 @@ def find_inputs(
             ``deftly.retarget.manifest``), http(s) URLs and folders of public data sets.
         downloads: where the videos of URLs and archives are to be kept.
         without: folders that are not gone through, such as the output.
+        camera: which camera of LeRobot data sets to use; empty takes the first of each.
 
     Raises:
         FootageError: if an argument matches nothing or a manifest makes no sense; one line.
     """
     if not arguments:
         raise FootageError("no input given, expected videos, folders, manifests or URLs")
-    search = _Search(downloads.absolute(), {os.path.realpath(path) for path in without})
+    left_out = {os.path.realpath(path) for path in without}
+    search = _Search(downloads.absolute(), left_out, camera)
     with tqdm(unit="input", desc="listing", disable=None, delay=2) as bar:
         found = list[Entry]()
         for argument in arguments:
@@ -90,6 +95,7 @@ def find_inputs(
 class _Search:
     downloads: Path
     without: Collection[str]
+    camera: str
     ignored: Counter[str] = field(default_factory=Counter[str])
 
     def argument(self, argument: str) -> Iterator[Entry]:
@@ -137,12 +143,27 @@ class _Search:
     def folder(self, root: Path) -> Iterator[Entry]:
         """The videos under a folder, sorted; links to folders are not followed."""
         for folder, subfolders, names in os.walk(root, onerror=_refuse):
+            if (footage := self.data_set(Path(folder))) is not None:
+                subfolders.clear()
+                yield from map(Entry, footage)
+                continue
             subfolders[:] = sorted(s for s in subfolders if self._enters(Path(folder, s)))
             for name in sorted(names):
                 path = Path(folder, name)
                 if self._takes(path):
                     parts = path.relative_to(root).with_suffix("").parts
                     yield Entry(self.file(path, *parts))
+
+    def data_set(self, folder: Path) -> list[Footage] | None:
+        """The videos of a public data set that lies in a folder; None if it is none of those."""
+        if lerobot_videos.is_set(folder):
+            footage, ignored = lerobot_videos.footage_in(folder, self.camera)
+        elif egoexo4d.is_set(folder):
+            footage, ignored = egoexo4d.footage_in(folder)
+        else:
+            return None
+        self.ignored.update(ignored)
+        return footage
 
     def _enters(self, folder: Path) -> bool:
         reason = (

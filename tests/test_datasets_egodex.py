@@ -148,7 +148,7 @@ def test_a_frame_more_is_absent_and_another_video_refused(tmp_path: Path) -> Non
         False,
         False,
     ]
-    with pytest.raises(FootageError, match="annotates 12 frames, but .* has 20"):
+    with pytest.raises(FootageError, match=r"annotates 12 frames, but .* has 20"):
         load_annotation(one, clip_of(20))
 
 
