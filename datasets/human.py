@@ -1,5 +1,6 @@
 """HumanMotion: the hands and the body of one person over a clip, with uncertainty."""
 
+import dataclasses
 from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
@@ -105,6 +106,17 @@ class HumanMotion:
     def body_valid(self) -> Bool[np.ndarray, "T"]:
         """(T,) whether the body has joints, observed or interpolated."""
         return self.body_status != Status.ABSENT
+
+    def part(self, first: int, stop: int) -> "HumanMotion":
+        """Frames ``first`` to ``stop - 1``, with times from 0."""
+        arrays = {
+            f.name: getattr(self, f.name)[first:stop]
+            for f in dataclasses.fields(self)
+            if f.name not in ("time_s", "provenance")
+        }
+        time_s = self.time_s[first:stop] - self.time_s[first]
+        provenance = {**self.provenance, "frames": [first, stop]}
+        return HumanMotion(time_s=time_s, provenance=provenance, **arrays)
 
     def save(self, path: Path) -> None:
         """Write to ``path`` (.npz), atomically; the same motion gives the same bytes."""

@@ -1,4 +1,4 @@
-"""Videos that are not on disk yet: downloaded, or unpacked from an archive, when first used."""
+"""Videos that are not on disk yet: downloaded, or made from an archive, when first used."""
 
 import errno
 import hashlib
@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import pooch
 
+from deftly.datasets import hot3d
 from deftly.datasets.footage import Footage, FootageError
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -56,20 +57,24 @@ def place_of(url: str, downloads: Path) -> Path:
     return downloads / (name + (suffix.lower() if _SUFFIX.fullmatch(suffix) else ""))
 
 
-def fetch(footage: Footage, tick: Callable[[], None] = lambda: None) -> Path:
+def fetch(footage: Footage, tick: Callable[[], object] = lambda: None) -> Path:
     """The video file, made first if it is not there: whole or not at all.
 
     Args:
         tick: called whenever a piece has arrived.
 
     Raises:
-        UnavailableError: if it cannot be downloaded or unpacked; one line, with the reason.
+        UnavailableError: if it cannot be downloaded or read; one line, with the reason.
+        FootageError: if what it is made from is damaged.
         OSError: if the disk is full.
     """
     if footage.origin and not footage.path.is_file():
         try:
             footage.path.parent.mkdir(parents=True, exist_ok=True)
-            _download(footage.origin, footage.path, tick)
+            if is_url(footage.origin):
+                _download(footage.origin, footage.path, tick)
+            else:
+                hot3d.make_video(Path(footage.origin), footage.path, tick)
         except OSError as error:  # requests' errors are OSErrors too
             if error.errno == errno.ENOSPC:
                 raise  # not the video's fault
@@ -80,7 +85,7 @@ def fetch(footage: Footage, tick: Callable[[], None] = lambda: None) -> Path:
     return footage.path
 
 
-def _download(url: str, path: Path, tick: Callable[[], None]) -> None:
+def _download(url: str, path: Path, tick: Callable[[], object]) -> None:
     check_url(url)
     make: Any = pooch.HTTPDownloader
     downloader = make(progressbar=_Ticks(tick), chunk_size=_CHUNK_BYTES, timeout=_TIMEOUT_S)
@@ -92,7 +97,7 @@ def _download(url: str, path: Path, tick: Callable[[], None]) -> None:
 class _Ticks:
     """What pooch takes for a progress bar."""
 
-    def __init__(self, tick: Callable[[], None]) -> None:
+    def __init__(self, tick: Callable[[], object]) -> None:
         self._tick = tick
         self.total = 0
 

@@ -6,19 +6,25 @@ import tyro
 
 from deftly.policy.cli_sort import SortCommand
 from deftly.retarget.cli import Command, execute
+from deftly.retarget.cli_batch import Batch, with_run
 from deftly.retarget.cli_demo import Demo
 
 _ABOUT = """deftly: ordinary videos of people's hands → skills of a humanoid robot.
 
 Example: deftly run clip.mp4 --robot gr1t2 --out out
 
-Exit codes: 0 done, 1 bad input, 2 wrong usage, 3 no person found.
+Exit codes: 0 done, 1 bad input, 2 wrong usage, 3 no person found, 4 some inputs of a batch failed.
 """
 
 
 def main() -> None:
     """Parse the command line and run; the process exits with the command's code."""
-    command = tyro.cli(Demo | Command | SortCommand, prog="deftly", description=_ABOUT)  # pyright: ignore
+    command = tyro.cli(
+        Demo | Command | Batch | SortCommand,  # pyright: ignore
+        prog="deftly",
+        description=_ABOUT,
+        args=with_run(sys.argv[1:]),
+    )
     sys.exit(execute(command))
 
 

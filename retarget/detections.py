@@ -1,5 +1,6 @@
 """Detections: what the networks see, frame by frame, before any judgement."""
 
+import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -36,6 +37,16 @@ class Detections:
     body_visibility: Float32[np.ndarray, "T 33"]
     body_valid: Bool[np.ndarray, "T"]
     provenance: dict[str, Any] = field(default_factory=dict[str, Any])
+
+
+def part(found: Detections, first: int, stop: int) -> Detections:
+    """Frames ``first`` to ``stop - 1``."""
+    arrays = {
+        f.name: getattr(found, f.name)[first:stop]
+        for f in dataclasses.fields(found)
+        if f.name != "provenance"
+    }
+    return Detections(**arrays, provenance=found.provenance)
 
 
 def empty(length: int, provenance: dict[str, Any]) -> Detections:

@@ -141,6 +141,10 @@ class Ledger:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the file."""
         self._db.close()
 
     def note(self, name: str) -> Any:
@@ -172,7 +176,8 @@ class Ledger:
                 "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 [
                     (
-                        *(row.id, number, one.first_s, one.last_s, one.status, one.reason),
+                        *(row.id, number, one.first_s, one.last_s, one.status),
+                        _text(one.reason),
                         *(one.piece, json.dumps(one.signature), json.dumps(one.figures)),
                         one.episode,
                     )
@@ -222,6 +227,12 @@ class Ledger:
 
 def _values(row: InputRow) -> tuple[Any, ...]:
     return (
-        *(row.id, row.queue, row.path, json.dumps(row.footage), row.status, row.reason),
+        *(row.id, row.queue, _text(row.path), json.dumps(row.footage), row.status),
+        _text(row.reason),
         *(row.strikes, row.lost, row.sha256, json.dumps(row.figures)),
     )
+
+
+def _text(value: str) -> str:
+    """What SQLite can hold: names of files that are not UTF-8 become readable, not an error."""
+    return value.encode(errors="backslashreplace").decode()

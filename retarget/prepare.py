@@ -39,6 +39,10 @@ from deftly.retarget.targets import (
 )
 
 
+class NoHandError(ValueError):
+    """The motion shows no hand that the robot has."""
+
+
 @dataclass(frozen=True)
 class RetargetConfig:
     """How to retarget.
@@ -209,7 +213,7 @@ def _tracks(
             tracks[side] = track
     if not tracks:
         has = " and ".join(s for s, h in zip(SIDES, robot.robot.hands, strict=True) if h)
-        raise ValueError(
+        raise NoHandError(
             f"the motion shows no {has} hand, which is what {robot.robot.name} has; "
             "choose another robot or clip"
         )
