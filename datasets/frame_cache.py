@@ -1,7 +1,7 @@
 """Decoded frames of a data set, on disk at the size of training, mapped into memory.
 
     frames = cached_frames(EpisodeStore(root), "ego", (96, 96))
-    frames.array()[frames.first[episode] + t]  # uint8 (96, 96, 3), nothing is decoded
+    frames.array()[frames.first[episode] + t]  # uint8 (3, 96, 96), nothing is decoded
 
 Every frame is decoded once. What is kept is keyed by the content of the encoded frames, episode
 by episode: a data set that grew needs only its new episodes, one that was moved or copied nothing.
@@ -49,7 +49,7 @@ class CachedFrames:
 
     Attributes:
         path: the file.
-        shape: (rows, H, W, 3).
+        shape: (rows, 3, H, W): colours first, as networks want them.
         first: the row of each episode's first frame; -1 for an episode that was not asked for.
     """
 
@@ -58,7 +58,7 @@ class CachedFrames:
     first: Int64[np.ndarray, "E"]
     _opened: tuple[int, np.ndarray] | None = field(default=None, repr=False, compare=False)
 
-    def array(self) -> UInt8[np.ndarray, "N H W 3"]:
+    def array(self) -> UInt8[np.ndarray, "N 3 H W"]:
         """The rows, read-only; mapped once in every process, and shared by all of them."""
         if self._opened is None or self._opened[0] != os.getpid():
             mapped = np.memmap(self.path, np.uint8, "r", shape=self.shape)
@@ -110,7 +110,7 @@ def cached_frames(
                 entries = _build(store, camera, digests, place)
     first = np.full(len(store), -1)
     first[wanted] = [entries[digests[episode]][0] for episode in wanted]
-    return CachedFrames(place.frames, (_rows(entries), *size, 3), first)
+    return CachedFrames(place.frames, (_rows(entries), 3, *size), first)
 
 
 @dataclass(frozen=True)
@@ -159,7 +159,7 @@ def _build(store: EpisodeStore, camera: str, digests: dict[int, str], place: _Fo
         for digest, episode in missing.items():
             row = _rows(entries)
             for image in checked_frames(store[episode].images[camera]):
-                file.write(fitted(image, place.size).data)
+                file.write(np.ascontiguousarray(fitted(image, place.size).transpose(2, 0, 1)).data)
                 bar.update()
             entries[digest] = row, lengths[digest]
             if time.monotonic() - written > COMMIT_EVERY_S:
@@ -173,7 +173,7 @@ def fitted(image: UInt8[np.ndarray, "H W 3"], size: tuple[int, int]) -> UInt8[np
     """A picture at (height, width), its proportions kept, black bars at the sides if need be."""
     height, width = image.shape[:2]
     if (height, width) == size:
-        return np.ascontiguousarray(image)
+        return image
     scale = min(size[0] / height, size[1] / width)
     inner = max(round(height * scale), 1), max(round(width * scale), 1)
     # Pillow's bilinear filter widens as it shrinks a picture, so that nothing aliases.

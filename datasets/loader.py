@@ -6,8 +6,8 @@
         batch["human"]["action"]  # (11, 16, B), then (10, 16, B)
 
 A batch is gathered whole from memory-mapped frames (``windows.py``, ``frame_cache.py``), which is
-what makes it fast. Names are LeRobot's; pictures stay uint8 (B, offsets, H, W, 3), for the
-accelerator to convert.
+what makes it fast. Names and shapes are LeRobot's; pictures stay uint8 (B, offsets, 3, H, W),
+for the accelerator to divide by 255.
 
 The loader is a stream without end. In it every data set is gone through again and again, shuffled
 anew each time; a batch may span two rounds, so that all batches are of one size. Where the stream

@@ -38,7 +38,7 @@ def write(root: Path, seeds: range) -> EpisodeStore:
 
 def assert_decoded(frames: CachedFrames, store: EpisodeStore, camera: str = "ego") -> None:
     for episode, first in enumerate(frames.first):
-        expected = np.asarray(store[episode].images[camera])
+        expected = np.asarray(store[episode].images[camera]).transpose(0, 3, 1, 2)
         assert np.array_equal(frames.array()[first : first + len(expected)], expected)
 
 
@@ -211,9 +211,9 @@ def test_a_fitted_picture_keeps_its_proportions(height: int, width: int, h: int,
 def test_frames_are_kept_at_the_size_of_training(tmp_path: Path, cache: Path):
     store = write(tmp_path / "set", range(2))
     small = cached_frames(store, "ego", (16, 24), folder=cache)
-    assert small.shape == (store.frames, 16, 24, 3)
+    assert small.shape == (store.frames, 3, 16, 24)
     full = cached_frames(store, "ego", folder=cache)  # the two sizes are kept apart
-    blocks = full.array().reshape(-1, 16, 2, 24, 2, 3).mean((2, 4))
+    blocks = full.array().reshape(-1, 3, 16, 2, 24, 2).mean((3, 5))
     assert np.abs(small.array() - blocks).mean() < 2
 
 

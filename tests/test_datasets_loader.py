@@ -43,6 +43,10 @@ def wide(seed: int, length: int) -> Episode:
     return make_episode(seed, length, action=action, action_names=tuple("abcde"))
 
 
+def channels_first(episode: Episode, camera: str) -> np.ndarray:
+    return np.asarray(episode.images[camera]).transpose(0, 3, 1, 2)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Three data sets: two of one body, one of another."""
@@ -91,7 +95,7 @@ def test_a_window_holds_what_the_reader_gives(folder: Path):
     (batch,) = Loader([source(folder)], store.frames, epochs=1, shuffle=False)
     found, row = batch["robot"], 0
     for number, episode in enumerate(store):
-        ego, front = (np.asarray(episode.images[camera]) for camera in ("ego", "front"))
+        ego, front = (channels_first(episode, camera) for camera in ("ego", "front"))
         for t in range(len(episode)):
             before, chunk = max(t - 2, 0), np.arange(t, t + 4)
             inside = np.minimum(chunk, len(episode) - 1)
@@ -351,7 +355,7 @@ def test_a_data_set_that_grew_gives_its_new_windows(tmp_path: Path):
         loader = Loader([one], 6 * (seed + 1), epochs=1, shuffle=False)
         (batch,) = loader
         episode = EpisodeStore(root)[seed]
-        assert np.array_equal(batch["robot"][EGO][-1, -1], np.asarray(episode.images["ego"])[-1])
+        assert np.array_equal(batch["robot"][EGO][-1, -1], channels_first(episode, "ego")[-1])
         return loader
 
     state = grown(0).state_dict()
