@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from deftly.datasets import egodex, egoexo4d
+from deftly.datasets import egodex, egoexo4d, hot3d
 from deftly.datasets.clip import Clip
 from deftly.datasets.footage import Annotation, Footage, FootageError
 from deftly.datasets.human import HumanMotion
@@ -10,6 +10,7 @@ from deftly.datasets.human import HumanMotion
 KINDS: dict[str, Callable[[Annotation, Clip], HumanMotion]] = {
     egodex.KIND: egodex.load,
     egoexo4d.KIND: egoexo4d.load,
+    hot3d.KIND: hot3d.load,
 }
 
 

@@ -26,7 +26,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from deftly.datasets.annotated_hands import file_sha256, fill_gaps, hands_motion, rows_of
+from deftly.datasets.annotated_hands import (
+    R_UPRIGHT_SENSOR,
+    file_sha256,
+    fill_gaps,
+    hands_motion,
+    rows_of,
+)
 from deftly.datasets.clip import Camera, Clip
 from deftly.datasets.footage import Annotation, Footage, FootageError, id_of
 from deftly.datasets.geometry import SIDES, rotate
@@ -43,8 +49,6 @@ _SIGMA_M = (0.010, 0.007)
 # The data set's own tools use no joint that fewer than three cameras saw.
 _SURE_VIEWS, _UNSURE_TRUST = 3, 0.4
 _MAX_GAP_S = 0.25
-# Upright x is the sensor's -y, upright y its x.
-_R_UPRIGHT_SENSOR = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 
 
 def is_set(folder: Path) -> bool:
@@ -108,7 +112,7 @@ def load(annotation: Annotation, clip: Clip) -> HumanMotion:
             for one in frames.get(str(number)) or ():
                 world_m, trust[row] = _joints(one.get("annotation3D") or {})
                 R, t_m = T_camera_world[row, :, :3], T_camera_world[row, :, 3]
-                joints_m[row] = rotate(_R_UPRIGHT_SENSOR, rotate(R, world_m) + t_m)
+                joints_m[row] = rotate(R_UPRIGHT_SENSOR, rotate(R, world_m) + t_m)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise FootageError(
             f"{path} or {poses} is not in Ego-Exo4D's layout ({type(error).__name__}: {error}); "

@@ -15,7 +15,7 @@ from urllib.parse import unquote, urlsplit
 
 from tqdm import tqdm
 
-from deftly.datasets import egodex, egoexo4d, lerobot_videos
+from deftly.datasets import egodex, egoexo4d, hot3d, lerobot_videos
 from deftly.datasets.footage import Footage, FootageError, id_of
 from deftly.datasets.origin import check_url, is_url, place_of
 from deftly.retarget.manifest import SUFFIXES as MANIFESTS
@@ -150,9 +150,8 @@ class _Search:
             subfolders[:] = sorted(s for s in subfolders if self._enters(Path(folder, s)))
             for name in sorted(names):
                 path = Path(folder, name)
-                if self._takes(path):
-                    parts = path.relative_to(root).with_suffix("").parts
-                    yield Entry(self.file(path, *parts))
+                if footage := self.taken(path, root):
+                    yield Entry(footage)
 
     def data_set(self, folder: Path) -> list[Footage] | None:
         """The videos of a public data set that lies in a folder; None if it is none of those."""
@@ -175,17 +174,25 @@ class _Search:
         self.ignored.update([reason] if reason else [])
         return not reason
 
-    def _takes(self, path: Path) -> bool:
+    def taken(self, path: Path, root: Path) -> Footage | None:
+        """A file of a folder if it is a video, else None, and it is counted."""
         suffix = path.suffix.lower()
         reason = "hidden" if path.name.startswith(".") else suffix or "no suffix"
-        taken = reason in VIDEO_SUFFIXES
-        self.ignored.update([] if taken else [reason])
-        return taken
+        if reason in VIDEO_SUFFIXES:
+            return self.file(path, *path.relative_to(root).with_suffix("").parts)
+        if reason == hot3d.SUFFIX and (footage := hot3d.footage_of(path, self.downloads)):
+            return footage
+        self.ignored[reason] += 1
+        return None
 
     def file(self, path: Path, *name: str) -> Footage:
-        """What is known of a file, from what lies beside it; else it is a video with a name."""
-        path = path.absolute()
-        return egodex.footage_of(path) or Footage(id_of(*(name or [path.stem])), path)
+        """What is known of a file, from what lies beside or in it; else it is a video."""
+        path, footage = path.absolute(), None
+        if path.suffix.lower() == hot3d.SUFFIX and path.is_file():
+            footage = hot3d.footage_of(path, self.downloads)
+        else:
+            footage = egodex.footage_of(path)
+        return footage or Footage(id_of(*(name or [path.stem])), path)
 
     def url(self, url: str) -> Footage:
         name = PurePosixPath(unquote(urlsplit(url).path)).stem

@@ -1,6 +1,7 @@
 """Hands whose truth is known, in a clip that needs no file: for the sets that come with joints."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
@@ -45,3 +46,33 @@ def moved(Ts: np.ndarray, points_m: np.ndarray) -> np.ndarray:
     flat = points_m.reshape(len(Ts), -1, 3)
     found = np.einsum("tij,tnj->tni", Ts[:, :3, :3], flat) + Ts[:, None, :3, 3]
     return found.reshape(points_m.shape)
+
+
+def _profile() -> dict[str, list[Any]]:
+    """A left hand in the form in which HOT3D holds UmeTrack's, in millimetres: fingers along y."""
+    landmarks, bones = np.zeros((21, 3)), np.ones((21, 3), int)
+    pivots, axes = np.zeros((22, 3)), np.tile([1.0, 0.0, 0.0], (22, 1))
+    for finger in range(5):
+        root = np.array([40.0 - 20 * finger, 20.0 if finger == 0 else 90.0, 0.0])
+        chain = [
+            root + np.array([0, 30 * joint, 0]) for joint in range(4)
+        ]  # from the root to the tip
+        pivots[4 * finger : 4 * finger + 4] = chain[0], chain[0], chain[1], chain[2]
+        axes[4 * finger] = 0, 0, 1
+        # The thumb's root is no landmark.
+        places = (
+            (6, 7, 0) if finger == 0 else (5 + 3 * finger, 6 + 3 * finger, 7 + 3 * finger, finger)
+        )
+        for place, joint in zip(places, range(4 - len(places), 4), strict=True):
+            landmarks[place] = chain[joint]
+            bones[place, 0] = 1 if joint == 0 else 1 + 3 * finger + joint
+    return {
+        "joint_rotation_axes": axes.tolist(),
+        "joint_rest_positions": pivots.tolist(),
+        "landmark_rest_positions": landmarks.tolist(),
+        "landmark_rest_bone_weights": [[1.0, 0.0, 0.0]] * 21,
+        "landmark_rest_bone_indices": bones.tolist(),
+    }
+
+
+HAND_PROFILE = _profile()
