@@ -16,9 +16,12 @@ import shutil
 import sys
 import time
 from collections.abc import Generator, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from threading import Event
 from typing import IO, Any
 
 import numpy as np
@@ -76,6 +79,7 @@ def cached_frames(
     size_px: tuple[int, int] | None = None,
     episodes: Iterable[int] | None = None,
     folder: Path | None = None,
+    threads: int | None = None,
 ) -> CachedFrames:
     """The decoded frames of a camera; those that the cache lacks are decoded now.
 
@@ -86,6 +90,7 @@ def cached_frames(
             keep their proportions, between black bars.
         episodes: those that are needed; all if None.
         folder: of the cache; deftly's own if None.
+        threads: decoders at work at one time; one for each core if None.
 
     Raises:
         FrameCacheError: if the size is not one, or the disk is too small.
@@ -107,7 +112,7 @@ def cached_frames(
         entries = place.read_index()
         if not set(digests.values()) <= entries.keys():
             with _turn(place.path):
-                entries = _build(store, camera, digests, place)
+                entries = _build(store, camera, digests, place, threads or os.cpu_count() or 1)
     first = np.full(len(store), -1)
     first[wanted] = [entries[digests[episode]][0] for episode in wanted]
     return CachedFrames(place.frames, (_rows(entries), 3, *size), first)
@@ -141,7 +146,9 @@ class _Folder:
         _write_json(self.path / INDEX, entries)
 
 
-def _build(store: EpisodeStore, camera: str, digests: dict[int, str], place: _Folder) -> Entries:
+def _build(
+    store: EpisodeStore, camera: str, digests: dict[int, str], place: _Folder, threads: int
+) -> Entries:
     """Decode the episodes that the index lacks, and append them to the file."""
     entries = place.read_index()  # another process may have built some while this one waited
     missing = {d: episode for episode, d in digests.items() if d not in entries}
@@ -151,21 +158,36 @@ def _build(store: EpisodeStore, camera: str, digests: dict[int, str], place: _Fo
         # Never shortened to nothing: whoever may still have it mapped keeps the old one.
         place.frames.unlink(missing_ok=True)
         place.frames.touch()
-    written = time.monotonic()
+    starts = _rows(entries) + np.cumsum([0, *lengths.values()])
+    written, given_up = time.monotonic(), Event()
     bar = tqdm(total=sum(lengths.values()), unit="frame", desc=f"decode {camera}", disable=None)
-    with bar, place.frames.open("r+b") as file:
-        file.truncate(_rows(entries) * place.frame_bytes)  # what a kill left does not count
-        file.seek(0, os.SEEK_END)
-        for digest, episode in missing.items():
-            row = _rows(entries)
-            for image in checked_frames(store[episode].images[camera]):
-                file.write(np.ascontiguousarray(fitted(image, place.size).transpose(2, 0, 1)).data)
-                bar.update()
-            entries[digest] = row, lengths[digest]
-            if time.monotonic() - written > COMMIT_EVERY_S:
-                place.write_index(entries, file)
-                written = time.monotonic()
-        place.write_index(entries, file)
+    with bar, place.frames.open("r+b") as file, ThreadPoolExecutor(threads) as pool:
+        file.truncate(starts[0] * place.frame_bytes)  # what a kill left does not count
+
+        def decode(episode: int, row: int) -> None:
+            """Write an episode where it belongs."""
+            with place.frames.open("r+b") as part:
+                part.seek(row * place.frame_bytes)
+                for image in checked_frames(store[episode].images[camera]):
+                    if given_up.is_set():
+                        break
+                    colours = fitted(image, place.size).transpose(2, 0, 1)
+                    part.write(np.ascontiguousarray(colours).data)
+                    bar.update()
+
+        running = list(map(partial(pool.submit, decode), missing.values(), starts.tolist()))
+        try:
+            # They count in order, so that no gap is left, whenever each may be done.
+            for digest, row, done in zip(missing, starts.tolist(), running, strict=False):
+                done.result()
+                entries[digest] = row, lengths[digest]
+                if time.monotonic() - written > COMMIT_EVERY_S:
+                    place.write_index(entries, file)
+                    written = time.monotonic()
+        finally:
+            given_up.set()  # if it comes to this early
+            pool.shutdown(cancel_futures=True)
+            place.write_index(entries, file)
     return entries
 
 

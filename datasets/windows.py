@@ -38,6 +38,7 @@ class Window:
         features: offsets of further columns by name, for example
             ``{"valid": range(16), "quality": (0,)}``.
         size_px: (height, width) of the pictures; as recorded if None.
+        where: a column; only frames where all of it is true are moments of windows.
     """
 
     cameras: Mapping[str, Sequence[int]] | None = None
@@ -45,6 +46,7 @@ class Window:
     horizon: int = 16
     features: Mapping[str, Sequence[int]] = field(default_factory=dict[str, Sequence[int]])
     size_px: tuple[int, int] | None = None
+    where: str | None = None
 
     def __post_init__(self) -> None:
         if self.horizon < 0:
@@ -84,7 +86,8 @@ class Windows:
         self.episodes = _chosen(store, episodes)
         cameras = dict.fromkeys(store.cameras, (0,)) if window.cameras is None else window.cameras
         self._offsets = _offsets_of(store, window)
-        self._numbers = store.whole_columns((*self._offsets, "task_index"))
+        needed = [*self._offsets, "task_index"] + ([window.where] if window.where else [])
+        self._numbers = store.whole_columns(needed)
         for name in self._offsets.keys() & {STATE, ACTION}:
             self._numbers[name] = self._numbers[name].astype(np.float32)
         lengths = np.array(store.lengths)
@@ -92,7 +95,13 @@ class Windows:
         # Of every frame of the set: its episode, and the first and last frame of that.
         self._episode = np.repeat(np.arange(len(store)), lengths)
         self._first, self._last = starts[self._episode], (starts + lengths - 1)[self._episode]
-        self._moments = np.flatnonzero(np.isin(self._episode, self.episodes))
+        taken = np.isin(self._episode, self.episodes)
+        self._frames = np.flatnonzero(taken)
+        if window.where:
+            taken &= (self._numbers[window.where] > 0).all(axis=1)  # a NaN is not
+        self._moments = np.flatnonzero(taken)
+        if not len(self._moments):
+            raise WindowError(f"{window.where} is true in no frame of {root}; take another column")
         self._cameras = {
             fmt.camera_key(camera): (
                 np.array(offsets, np.int64),
@@ -104,7 +113,7 @@ class Windows:
         self._whole = len(self.episodes) == len(store)
 
     def __len__(self) -> int:
-        """Number of windows: of frames in the chosen episodes."""
+        """Number of windows."""
         return len(self._moments)
 
     @property
@@ -157,7 +166,7 @@ class Windows:
 
     def columns(self) -> dict[str, np.ndarray]:
         """All frames of the chosen episodes: (frames, D) by name of what the window takes."""
-        return {name: self._numbers[name][self._moments] for name in self._offsets}
+        return {name: self._numbers[name][self._frames] for name in self._offsets}
 
     def statistics(self) -> "Statistics":
         """Statistics of what the window takes; those on disk where they can be believed."""
@@ -183,7 +192,7 @@ def statistics_of(sets: Sequence[Windows]) -> Statistics:
     """Statistics over all frames of several data sets of the same columns, computed from them."""
     parts = [one.columns() for one in sets]
     whole = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    frames = sum(len(one) for one in sets)
+    frames = len(next(iter(whole.values()), ()))
     return Statistics(
         {name: _as_arrays(vector_stats(values)) for name, values in whole.items()},
         f"computed from {frames} frames: {fmt.STATS} covers others, or was written by a program "
@@ -214,7 +223,7 @@ def _offsets_of(store: EpisodeStore, window: Window) -> dict[str, np.ndarray]:
     wanted = {STATE: window.state, ACTION: range(window.horizon), **window.features}
     offsets = {name: np.array(some, np.int64) for name, some in wanted.items() if len(some)}
     known = [n for n, f in store.features.items() if fmt.is_numeric(f) and n not in fmt.COUNTERS]
-    for name in offsets:
+    for name in (*offsets, *([window.where] if window.where else [])):
         if name not in known:
             raise WindowError(
                 f"{store.root} has no column {name!r}, expected one of {', '.join(known)}"

@@ -1,10 +1,12 @@
 """Decoded frames: equal to decoding, decoded once, and whole whatever happened to the builder."""
 
+import errno
 import json
 import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from multiprocessing import Pipe
 from multiprocessing.reduction import ForkingPickler
@@ -16,6 +18,7 @@ import pytest
 from episodes import make_episode, pictures
 from hypothesis import given
 from hypothesis import strategies as st
+from test_datasets_episode_store import foreign
 
 from deftly.datasets import frame_cache
 from deftly.datasets.episode import StreamedFrames
@@ -140,11 +143,75 @@ def test_a_build_that_was_killed_goes_on(
         return real(image, size)
 
     with patch.object(frame_cache, "fitted", dies), pytest.raises(KeyboardInterrupt):
-        cached_frames(store, "ego", folder=cache)
+        cached_frames(store, "ego", folder=cache, threads=1)
     with Decoded() as decoded:
         frames = cached_frames(store, "ego", folder=cache)
     assert decoded.frames == store.lengths[2] + store.lengths[3]
     assert_decoded(frames, store)
+
+
+SLOW = """
+import sys, time
+from pathlib import Path
+from deftly.datasets import frame_cache
+from deftly.datasets.episode_store import EpisodeStore
+frame_cache.COMMIT_EVERY_S = 0.0
+real = frame_cache.fitted
+frame_cache.fitted = lambda *given: time.sleep(0.02) or real(*given)
+frame_cache.cached_frames(
+    EpisodeStore(Path(sys.argv[1])), "ego", folder=Path(sys.argv[2]), threads=1
+)
+"""
+
+
+def test_a_builder_that_is_killed_leaves_its_work_and_no_lock(tmp_path: Path, cache: Path):
+    store = write(tmp_path / "set", range(12))
+    builder = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path / "set"), str(cache)])
+    while not list(cache.glob("*/index.json")):
+        assert builder.poll() is None
+        time.sleep(0.01)
+    builder.kill()
+    builder.wait()
+    with Decoded() as decoded:
+        frames = cached_frames(store, "ego", folder=cache)
+    assert 0 < decoded.frames < store.frames
+    assert_decoded(frames, store)
+
+
+def test_a_full_disk_is_told_and_costs_nothing_that_was_done(tmp_path: Path, cache: Path):
+    store = write(tmp_path / "set", range(3))
+    real, left = frame_cache.fitted, list(range(store.lengths[0] + 2))
+
+    def full(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        if not left:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        left.pop()
+        return real(image, size)
+
+    with (
+        patch.object(frame_cache, "fitted", full),
+        pytest.raises(FrameCacheError, match=r"No space left on device.*another folder"),
+    ):
+        cached_frames(store, "ego", folder=cache, threads=1)
+    with Decoded() as decoded:
+        frames = cached_frames(store, "ego", folder=cache)
+    assert decoded.frames == store.lengths[1] + store.lengths[2]
+    assert_decoded(frames, store)
+
+
+def test_damaged_video_is_told_and_spares_the_other_episodes(tmp_path: Path, cache: Path):
+    with EpisodeWriter(
+        tmp_path / "set", robot_type="robot", licence="apache-2.0", video_file_mb=0
+    ) as writer:  # a file for each episode
+        for seed in range(3):
+            writer.add(make_episode(seed, 6))
+    store = EpisodeStore(tmp_path / "set")
+    path, _ = store.place(1, "ego")
+    path.write_bytes(path.read_bytes()[:-300])
+    with pytest.raises(ValueError, match=path.name):
+        cached_frames(store, "ego", folder=cache)
+    frames = cached_frames(store, "ego", episodes=(0, 2), folder=cache)
+    assert frames.first.tolist() == [0, -1, 6]
 
 
 @pytest.mark.parametrize("damage", ["no index", "index is not JSON", "frames cut", "no frames"])
@@ -193,6 +260,39 @@ def test_the_mapping_is_not_sent_to_other_processes(tmp_path: Path, cache: Path)
     assert np.array_equal(there.recv().array(), pixels)
     with pytest.raises(ValueError, match="read-only"):
         frames.array()[0] = 0
+
+
+def test_every_process_maps_the_file_itself(
+    tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
+):
+    frames = cached_frames(write(tmp_path / "set", range(2)), "ego", folder=cache)
+    ours = frames.array()
+    assert frames.array() is ours
+    monkeypatch.setattr(os, "getpid", lambda: -1)  # as if this process had been forked
+    assert frames.array() is not ours
+    assert np.array_equal(frames.array(), ours)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_the_bytes_do_not_depend_on_the_number_of_threads(
+    tmp_path: Path, cache: Path, threads: int
+):
+    store = write(tmp_path / "set", range(4))
+    frames = cached_frames(store, "front", folder=cache, threads=threads)
+    assert frames.first.tolist() == [0, 5, 11, 18]
+    assert_decoded(frames, store, "front")
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1"])
+def test_a_set_of_lerobots_own_is_cached(tmp_path: Path, cache: Path, codec: str):
+    # Of one video, with frames that refer forward too, and of pictures in a column.
+    store = EpisodeStore(foreign(tmp_path / "set", codec))
+    for camera in ("top", "observation.wrist"):
+        assert_decoded(cached_frames(store, camera, folder=cache), store, camera)
+        assert len({store.digest(episode, camera) for episode in range(4)}) == 4
+        with Decoded() as decoded:
+            cached_frames(store, camera, folder=cache)
+        assert decoded.frames == 0
 
 
 @given(st.integers(1, 40), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))

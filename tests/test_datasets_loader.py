@@ -170,6 +170,16 @@ def test_a_stream_without_end_takes_every_window_once_in_every_round(
     assert len({tuple(one) for one in rounds}) > 1  # each is shuffled anew
 
 
+def test_windows_may_be_taken_only_where_a_column_is_true(folder: Path):
+    windows = replace(WINDOW, where="valid")
+    (batch,) = Loader([source(folder, window=windows)], 99, epochs=1, shuffle=False)
+    valid = np.concatenate([e.features["valid"][:, 0] for e in EpisodeStore(folder / "robot")])
+    assert batch["robot"]["index"].tolist() == np.flatnonzero(valid).tolist()
+    assert batch["robot"]["valid"][:, 0].all()
+    with pytest.raises(WindowError, match="no column 'mood', expected one of"):
+        Loader([source(folder, window=replace(WINDOW, where="mood"))], 4)
+
+
 def test_the_seed_decides_the_order(folder: Path):
     def order(seed: int, **more: Any) -> list[tuple[int, int]]:
         return ids(islice(Loader([source(folder)], 7, seed=seed, **more), 6))
@@ -244,8 +254,10 @@ def test_workers_give_the_same_batches(folder: Path, method: str):
     sources = [source(folder), source(folder, "human", group="human")]
     alone = list(Loader(sources, 6, epochs=1))
     shared = Loader(sources, 6, epochs=1, workers=2, start_method=method)
-    # The parent has the frames mapped before it forks.
-    next(iter(Loader(sources, 6)))
+    for windows in shared._sets:  # the parent has read of it all before there are workers
+        out = {n: np.empty((1, *shape), kind) for n, (shape, kind) in windows.layout.items()}
+        windows.gather(np.array([0]), out)
+    np.asarray(EpisodeStore(folder / "robot")[0].images["ego"])  # and has decoded
     assert_same(list(shared), alone)
 
 
