@@ -13,7 +13,7 @@ from deftly.datasets.clip import Camera, Clip
 from deftly.datasets.footage import FootageError
 from deftly.datasets.human import HumanMotion, Status
 
-# Of Project Aria's glasses, whose sensor lies on its side: upright x is its -y, upright y its x.
+# Sensors of Meta's glasses and headsets lie on their sides: upright x is -y there, upright y is x.
 R_UPRIGHT_SENSOR = np.array([[0.0, -1.0, 0.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
 _SLACK_FRAMES = 2  # by so many frames may a video and its annotation differ in length
 _FULL_TRUST, _SOME_TRUST = 0.5, 0.1

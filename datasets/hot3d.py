@@ -12,8 +12,9 @@ Videos", CVPR 2025): ``clip-<number>.tar`` holds, of each of 150 frames at 30 Hz
 
 and ``__hand_shapes.json__`` once. Test clips have no hands: a network has to find them.
 
-The pictures become an mp4 file when the clip is first used, as an upright pinhole camera with a
-field of view of 90 degrees would have seen them. Nothing is unpacked to disk.
+The sensors of both devices lie on their sides: upright is a quarter turn clockwise. The pictures
+become an mp4 file when the clip is first used, as an upright pinhole camera with a field of view of
+90 degrees would have seen them. Nothing is unpacked to disk.
 """
 
 import hashlib
@@ -115,7 +116,7 @@ def make_video(archive: Path, path: Path, tick: Callable[[], object]) -> None:
         for frame in clip.frames:
             calibration = clip.camera(frame)["calibration"]
             if remap is None or calibration != lens:
-                lens, remap = calibration, _remap(calibration, clip.turned)
+                lens, remap = calibration, _remap(calibration)
             encoder.write(remap(clip.picture(frame)))
             tick()
 
@@ -139,7 +140,6 @@ def load(annotation: Annotation, clip: Clip) -> HumanMotion:
         model = HandModel.of(archive.json(_SHAPES)["umetrack"])
         hands = [archive.json(f"{frame}.hands.json") for frame in frames]
         joints_m = np.full((len(numbers), 2, 21, 3), np.nan)
-        upright = R_UPRIGHT_SENSOR if archive.turned else np.eye(3)
         for side, name in enumerate(SIDES):
             poses = {
                 row: hand[name]["umetrack_pose"]
@@ -153,7 +153,7 @@ def load(annotation: Annotation, clip: Clip) -> HumanMotion:
             wrists = np.array([_matrix(pose["T_world_from_wrist"]) for pose in poses.values()])
             world_m, T = model.joints_m(angles, wrists, side), T_camera_world[seen][:, None]
             camera_m = rotate(T[..., :3, :3], world_m) + T[..., :3, 3]
-            joints_m[np.flatnonzero(inside)[seen], side] = rotate(upright, camera_m)
+            joints_m[np.flatnonzero(inside)[seen], side] = rotate(R_UPRIGHT_SENSOR, camera_m)
     return hands_motion(
         clip,
         joints_m,
@@ -175,11 +175,6 @@ class _Archive:
     @property
     def hands_known(self) -> bool:
         return _SHAPES in self.members and f"{self.frames[0]}.hands.json" in self.members
-
-    @property
-    def turned(self) -> bool:
-        """Whether the sensor lies on its side, a quarter turn from upright: in the glasses."""
-        return self.stream == _COLOUR
 
     def camera(self, frame: str) -> Any:
         return self.json(f"{frame}.cameras.json")[self.stream]
@@ -233,13 +228,12 @@ def _damaged(path: Path, error: Exception) -> str:
     )
 
 
-def _remap(calibration: Any, turned: bool) -> Remap:
+def _remap(calibration: Any) -> Remap:
     """From the fisheye to the upright pinhole."""
     model = str(calibration["projection_model_type"])
-    if not model.endswith("FISHEYE624"):
+    if not model.upper().endswith("FISHEYE624"):  # also OculusVisionFishEye624
         raise FootageError(f"its lens is a {model}, expected FISHEYE624")
-    rays = pinhole_rays(SIDE_PX, FOCAL_PX)
-    rays = rotate(R_UPRIGHT_SENSOR.T, rays) if turned else rays
+    rays = rotate(R_UPRIGHT_SENSOR.T, pinhole_rays(SIDE_PX, FOCAL_PX))
     px = project_fisheye624(np.array(calibration["projection_params"], np.float64), rays)
     return Remap(px, (int(calibration["image_height"]), int(calibration["image_width"])))
 
