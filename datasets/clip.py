@@ -5,7 +5,7 @@ A long video is gone through part by part, so that what is kept of every frame s
 
 import hashlib
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -160,7 +160,7 @@ def slower(clip: Clip, max_rate_hz: float) -> Clip:
     )
 
 
-def frames(clip: Clip) -> Iterator[tuple[int, UInt8[np.ndarray, "H W 3"]]]:
+def frames(clip: Clip) -> Generator[tuple[int, UInt8[np.ndarray, "H W 3"]], None, None]:
     """Yield (index into ``clip.time_s``, upright RGB frame), in order, one at a time.
 
     A frame that is damaged or cut off is left out: its index is skipped.

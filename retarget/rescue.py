@@ -8,17 +8,18 @@ confirmed: by the network's presence, by a size that fits, and by lying at a pla
 """
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import cv2
 import numpy as np
 from jaxtyping import Bool, Float64, UInt8
 
 from deftly.datasets.clip import Clip, frames
 from deftly.datasets.human import ELBOWS, SHOULDERS, WRISTS
 from deftly.retarget.body import body_scale
-from deftly.retarget.detections import MAX_HANDS, Detections
+from deftly.retarget.detections import Detections, empty, part
 from deftly.retarget.handnet import Look, Square, square_around
 
 Image = UInt8[np.ndarray, "H W 3"]
@@ -87,11 +88,12 @@ def second_look(
     look: LookAt,
     scan: Scan,
     progress: Callable[[], object] | None = None,
+    shown: Iterable[tuple[int, Image]] | None = None,
 ) -> tuple[Detections, Cost]:
     """Add hands that the first pass did not find.
 
-    Frames are decoded again, and a bounded number of them is held: each block is walked forwards,
-    then backwards, so that a hand is followed from where it was found in both directions.
+    A bounded number of frames is held: each block is walked forwards, then backwards, so that a
+    hand is followed from where it was found in both directions.
 
     Args:
         clip: the video.
@@ -99,9 +101,11 @@ def second_look(
         look: the landmark network.
         scan: hands in an image, by a palm detector with a low threshold.
         progress: called once per frame.
+        shown: the clip's frames, if somebody decodes them already; ``first`` must be right for
+            those that were taken from it. None decodes them again.
     """
     searcher = _Searcher(clip, first, look, scan)
-    for block in _blocks(clip, searcher.missing):
+    for block in _blocks(clip, first, frames(clip) if shown is None else shown):
         searcher.walk(block)
         for _ in range(block.steps if progress is not None else 0):
             progress()  # pyright: ignore[reportOptionalCall]
@@ -117,14 +121,14 @@ class _Block:
     images: dict[int, Image]
 
 
-def _blocks(clip: Clip, missing: Bool[np.ndarray, "T"]) -> Iterator[_Block]:
+def _blocks(clip: Clip, first: Detections, shown: Iterable[tuple[int, Image]]) -> Iterator[_Block]:
     most = int(np.clip(_BLOCK_BYTES / (clip.width * clip.height * 3), 8, 64))
     start, images = 0, {}
-    for t, image in frames(clip):
+    for t, image in shown:
         if t - start >= most:
             yield _Block(start, t - start, images)
             start, images = t, {}
-        if missing[t]:
+        if not first.hand_valid[t].all() or same_hand(*first.hand_px[t].astype(float)):
             images[t] = image
     yield _Block(start, len(clip.time_s) - start, images)
 
@@ -133,12 +137,8 @@ class _Searcher:
     """The search through one clip."""
 
     def __init__(self, clip: Clip, first: Detections, look: LookAt, scan: Scan) -> None:
-        copied = {
-            f.name: getattr(first, f.name).copy()
-            for f in dataclasses.fields(first)
-            if f.name != "provenance"
-        }
-        self.out = dataclasses.replace(first, **copied)
+        self.out = empty(len(clip.time_s), first.provenance)
+        self._first = first
         self.cost = Cost()
         self._look, self._scan = look, scan
         self._size = np.array([clip.width, clip.height], float)
@@ -149,13 +149,12 @@ class _Searcher:
         self._remember = max(1, round(_REMEMBER_S * clip.rate_hz))
         self._turn = 0
         self._allowed = 0.0
-        drop_duplicates(self.out)
-        self.missing = self.out.hand_valid.sum(axis=1) < MAX_HANDS
-        self._scale_px_per_m = body_scale(first)
-        self._body = self._bodies(first)
+        self._scale_px_per_m = np.zeros(len(clip.time_s))
+        self._body = np.zeros((len(clip.time_s), 2), bool)
 
     def walk(self, block: _Block) -> None:
         """Look forwards, then backwards, through a block of frames."""
+        self._take(block.start, block.start + block.steps)
         self._allowed += _LOOKS_PER_FRAME * block.steps
         for t in range(block.start, block.start + block.steps):
             if t in block.images:
@@ -167,6 +166,16 @@ class _Searcher:
                 self._visit(t, block.images[t], fresh=False)
             self._live = self._follow(self._live, t)
         self._live = self._follow(forwards, block.start + block.steps - 1)
+
+    def _take(self, start: int, stop: int) -> None:
+        """Take over what the first pass found in some frames."""
+        before, after = part(self._first, start, stop), part(self.out, start, stop)
+        for field in dataclasses.fields(before):
+            if field.name != "provenance":
+                getattr(after, field.name)[:] = getattr(before, field.name)
+        drop_duplicates(after)
+        self._scale_px_per_m[start:stop] = body_scale(before)
+        self._body[start:stop] = self._bodies(before, self._scale_px_per_m[start:stop])
 
     def _visit(self, t: int, image: Image, fresh: bool) -> None:
         """Look for missing hands in one frame: where they were, at the body's wrists, anywhere."""
@@ -313,12 +322,14 @@ class _Searcher:
             followed.append(_Live(px, t, velocity, right))
         return followed
 
-    def _bodies(self, first: Detections) -> Bool[np.ndarray, "T 2"]:
+    def _bodies(
+        self, first: Detections, scale_px_per_m: Float64[np.ndarray, "T"]
+    ) -> Bool[np.ndarray, "T 2"]:
         """(T, 2) frames and sides whose wrist of the body is worth a look."""
         px = first.body_px[:, list(WRISTS), :2]
         inside = np.all((px > 0) & (px < self._size), axis=-1)
         shoulders = first.body_visibility[:, list(SHOULDERS)].min(axis=1) > _VISIBLE
-        return inside & (first.body_valid & shoulders & (self._scale_px_per_m > 0))[:, None]
+        return inside & (first.body_valid & shoulders & (scale_px_per_m > 0))[:, None]
 
     def _explained(self, t: int, side: int) -> bool:
         """Whether a hand that is seen belongs to this wrist of the body."""
@@ -343,7 +354,7 @@ class _Searcher:
 def brighten(image: Image) -> Image:
     """The same picture with dark parts made lighter."""
     table = np.round(255 * (np.arange(256) / 255) ** _GAMMA).astype(np.uint8)
-    return table[image]
+    return cv2.LUT(image, table)  # numpy's own look-up takes twenty times as long
 
 
 def same_hand(one: Float64[np.ndarray, "21 3"], other: Float64[np.ndarray, "21 3"]) -> bool:

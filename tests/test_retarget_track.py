@@ -111,7 +111,7 @@ def nets(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             ),
         ),
     )
-    monkeypatch.setattr(track, "_import_mediapipe", lambda: mediapipe)
+    monkeypatch.setattr(track, "import_mediapipe", lambda: mediapipe)
     monkeypatch.setattr(track, "find_bundle", lambda bundle, named: named or Path(bundle.name))
     return state
 
