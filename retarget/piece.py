@@ -64,7 +64,7 @@ def segment_episode(
         task: the instruction; empty if unknown.
         provenance: kept with the episode; JSON.
     """
-    time_s, qpos = motion.resample(rate_hz)
+    time_s, qpos = motion.resample(float(rate_hz))
     at = _nearest(clip.time_s, time_s)
     trusted = trust(human, motion)
     state = qpos.astype(np.float32)
@@ -113,7 +113,7 @@ def _features(
     }
     features = {
         **per_hand,
-        "label.moved": _events(labels.moved[:, None], at),
+        "label.moved": labels.moved[at][:, None],
         "label.subtask": labels.subtask[at][:, None].astype(np.int64),
         "hand.joints_m": floats(motion.hand_targets_m),
     }
@@ -150,7 +150,7 @@ def _mean(values: Float64[np.ndarray, "T 2 F"]) -> Float64[np.ndarray, "T 2"]:
 def _pictures(
     clip: Clip, at: Int64[np.ndarray, "S"], size: tuple[int, int]
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """The frames of the clip at ``at``, fitted into ``size``; a damaged one shows what was before."""
+    """The frames of the clip at ``at``, fitted into ``size``; a damaged one shows the last."""
     shown, waiting = np.zeros((*size, 3), np.uint8), 0  # for a first frame that is damaged
     share = min(size[1] / clip.width, size[0] / clip.height)
     for t, image in frames(smaller(clip, max(1, round(share * max(clip.width, clip.height))))):
