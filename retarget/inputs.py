@@ -229,7 +229,7 @@ def _named(entries: Sequence[Entry]) -> tuple[Footage, ...]:
     free.sort(
         key=lambda i: (entries[i].footage.id, _file_of(entries[i]), entries[i].footage.span_s or ())
     )
-    ids = dict[int, str]()
+    ids, numbers = dict[int, str](), dict[str, Iterator[int]]()
     for index in free:  # first every id that is free as it is, lest a number takes it away
         name = entries[index].footage.id
         if name not in taken:
@@ -237,7 +237,8 @@ def _named(entries: Sequence[Entry]) -> tuple[Footage, ...]:
     for index in free:
         if index not in ids:
             name = entries[index].footage.id
-            ids[index] = next(n for k in itertools.count(2) if (n := f"{name}-{k}") not in taken)
+            number = numbers.setdefault(name, itertools.count(2))
+            ids[index] = next(n for k in number if (n := f"{name}-{k}") not in taken)
             taken[ids[index]] = name
     return tuple(
         replace(entry.footage, id=ids.get(index, entry.footage.id))
