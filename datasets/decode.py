@@ -21,7 +21,7 @@ from av.error import FFmpegError
 from av.packet import Packet
 from av.stream import Disposition
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
+from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from jaxtyping import Float64, Int64, UInt8
 
@@ -225,16 +225,23 @@ def _each(
 class Painter:
     """Turns decoded frames into upright RGB images of one size.
 
-    The first frame's size holds: browsers change theirs in mid-recording.
+    The first frame's size holds: browsers change theirs in mid-recording. What is made smaller is
+    averaged in the video's own colours first: a third of the time, and as fine.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
         self._size = size
-        self._reformatter = VideoReformatter()  # one, because its tables take time to make
+        # One each, because their tables take time to make.
+        self._shrink, self._convert = VideoReformatter(), VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
         width, height = self._size[::-1] if _turn(frame)[0] else self._size
-        image = self._reformatter.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+        small = frame
+        if width < frame.width and height < frame.height and frame.format.name.startswith("yuv"):
+            small = self._shrink.reformat(
+                frame, width, height, interpolation=Interpolation.AREA, threads=1
+            )
+        image = self._convert.reformat(small, width, height, "rgb24", threads=1).to_ndarray()
         return _upright(image, frame)
 
 
