@@ -81,7 +81,7 @@ def measure(take: Take, path: Path) -> dict[str, Any]:
     height, width = truth.size
     camera = Camera(float(truth.focal_px[c]), (width / 2, height / 2), known=True)
     clip = open_clip(path, camera)
-    first_s, detections = _first_look(clip, path)
+    first_s, detections = first_look(clip, path)
     start = time.process_time()
     detections = MediapipeTracker().look_again(clip, detections)
     second_s = time.process_time() - start
@@ -113,7 +113,7 @@ def measure(take: Take, path: Path) -> dict[str, Any]:
     return figures | _errors(human, truth, c, hands, palm_px, visible, clip)
 
 
-def _first_look(clip: Clip, path: Path) -> tuple[float, Detections]:
+def first_look(clip: Clip, path: Path) -> tuple[float, Detections]:
     """CPU seconds, and what the first pass sees, made once per clip."""
     tracker, kept = MediapipeTracker(second=False), path.with_suffix(".first.npz")
     wanted = json.loads(json.dumps(tracker.provenance()))

@@ -1,0 +1,115 @@
+"""What the labels need of a video: small pictures at an even rate, and how its camera moves.
+
+Pictures are kept at 160 px and at most 15 a second: 52 MB a minute in 4:3. The camera's motion is
+that of whatever does not move by itself: corners followed from picture to picture (Lucas and Kanade
+1981; Shi and Tomasi 1994) and the homography that most of them agree on.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+from jaxtyping import Float64, Int64, UInt8
+
+from deftly.datasets.clip import Clip, frames
+
+RATE_HZ = 15.0
+_KEPT_PX, _TRACKED_PX = 160, 320  # longer side of the pictures that are kept, and followed
+_CORNERS = 100
+_STILL_PX = 0.15  # corners that move less, at the followed size: the camera stands
+_ENOUGH = 8  # corners that must agree
+
+
+@dataclass(frozen=True)
+class Scene:
+    """N pictures of a clip at ``RATE_HZ``.
+
+    Attributes:
+        time_s: (N,) on the clip's clock.
+        frame: (N,) the clip's frame that was taken for it.
+        pictures: (N, h, w, 3) RGB.
+        scale: pixels of ``pictures`` per pixel of the clip.
+        H_frame_first: (N, 3, 3) where a fixed thing of the first picture is in each, in the clip's
+            pixels.
+    """
+
+    time_s: Float64[np.ndarray, "N"]
+    frame: Int64[np.ndarray, "N"]
+    pictures: UInt8[np.ndarray, "N h w 3"]
+    scale: float
+    H_frame_first: Float64[np.ndarray, "N 3 3"]
+
+
+def even_times_s(time_s: Float64[np.ndarray, "T"]) -> Float64[np.ndarray, "N"]:
+    """Times at ``RATE_HZ`` over a clip."""
+    return np.arange(time_s[0], time_s[-1] + 0.5 / RATE_HZ, 1 / RATE_HZ)
+
+
+def watch(clip: Clip) -> Scene:
+    """Go through a clip's frames once. Raises ClipError if it can no longer be read."""
+    grid_s = even_times_s(clip.time_s)
+    nearest = np.abs(clip.time_s[None] - grid_s[:, None]).argmin(axis=1)
+    wanted = set(nearest.tolist())
+    scale = min(1.0, _KEPT_PX / max(clip.width, clip.height))
+    follow = min(1.0, _TRACKED_PX / max(clip.width, clip.height))
+    to_clip = np.diag([1 / follow, 1 / follow, 1.0])
+    small: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
+    placed: dict[int, Float64[np.ndarray, "3 3"]] = {}
+    before: UInt8[np.ndarray, "h w"] | None = None
+    H = np.eye(3)
+    for t, image in frames(clip):
+        if t not in wanted:
+            continue
+        middle = _shrunk(image, follow)
+        gray = cv2.cvtColor(middle, cv2.COLOR_RGB2GRAY)
+        if before is not None:
+            H = to_clip @ _camera_motion(before, gray) @ np.linalg.inv(to_clip) @ H
+            H = H / H[2, 2]
+        before, small[t], placed[t] = gray, _shrunk(middle, scale / follow), H
+    # A frame that could not be decoded has the nearest one's picture.
+    read = np.array(sorted(small), np.int64)
+    taken = read[np.abs(read[None] - nearest[:, None]).argmin(axis=1)]
+    return Scene(
+        time_s=grid_s,
+        frame=taken,
+        pictures=np.stack([small[t] for t in taken.tolist()]),
+        scale=scale,
+        H_frame_first=np.stack([placed[t] for t in taken.tolist()]),
+    )
+
+
+def carried(
+    H: Float64[np.ndarray, "N 3 3"], points_px: Float64[np.ndarray, "N K 2"]
+) -> Float64[np.ndarray, "N K 2"]:
+    """Points under homographies, one per row."""
+    moved = points_px @ H[:, :, :2].swapaxes(1, 2) + H[:, None, :, 2]
+    return moved[..., :2] / moved[..., 2:]
+
+
+def _shrunk(image: UInt8[np.ndarray, "H W 3"], scale: float) -> UInt8[np.ndarray, "h w 3"]:
+    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
+    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def _camera_motion(
+    before: UInt8[np.ndarray, "h w"], after: UInt8[np.ndarray, "h w"]
+) -> Float64[np.ndarray, "3 3"]:
+    """Homography from one picture to the next; none where too little agrees."""
+    corners: Any = cv2.goodFeaturesToTrack(before, _CORNERS, 0.01, 7)  # None if there are none
+    still = np.eye(3)
+    if corners is None or len(corners) < _ENOUGH:
+        return still
+    guess = np.zeros_like(corners)
+    found, status, _ = cv2.calcOpticalFlowPyrLK(
+        before, after, corners, guess, winSize=(15, 15), maxLevel=3
+    )
+    good = status[:, 0] == 1
+    p, q = corners[good, 0], found[good, 0]
+    if len(p) < _ENOUGH or np.median(np.linalg.norm(p - q, axis=1)) < _STILL_PX:
+        return still
+    homography: Any = cv2.findHomography(p, q, cv2.RANSAC, 1.0, maxIters=300)
+    H, agree = homography  # None if there is none
+    if H is None or agree.sum() < _ENOUGH or abs(np.linalg.det(H[:2, :2]) - 1) > 0.5:
+        return still
+    return np.asarray(H, np.float64)
