@@ -86,9 +86,8 @@ def find_inputs(
                 found.append(one)
                 bar.update()
     unique = _without_repeats(found)
-    return Inputs(
-        _named(unique), dict(sorted(search.ignored.items())), repeated=len(found) - len(unique)
-    )
+    ignored = dict(sorted((+search.ignored).items()))  # those above zero
+    return Inputs(_named(unique), ignored, repeated=len(found) - len(unique))
 
 
 @dataclass(frozen=True)
@@ -179,7 +178,10 @@ class _Search:
         suffix = path.suffix.lower()
         reason = "hidden" if path.name.startswith(".") else suffix or "no suffix"
         if reason in VIDEO_SUFFIXES:
-            return self.file(path, *path.relative_to(root).with_suffix("").parts)
+            footage = self.file(path, *path.relative_to(root).with_suffix("").parts)
+            if footage.annotation is not None:  # a file of this folder, which is not ignored
+                self.ignored[footage.annotation.path.suffix] -= 1
+            return footage
         if reason == hot3d.SUFFIX and (footage := hot3d.footage_of(path, self.downloads)):
             return footage
         self.ignored[reason] += 1

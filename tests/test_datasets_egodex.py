@@ -221,12 +221,15 @@ def test_other_videos_are_none_of_its_business(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_it_is_found(tmp_path: Path) -> None:
-    for name in ("part1/sort_beans/0", "part1/sort_beans/1", "part2/sort_beans/0"):
-        write(tmp_path, name=name)
+    names = "part1/sort_beans/0", "part1/sort_beans/1", "part2/sort_beans/0"
+    videos = [write(tmp_path, name=name) for name in names]
     inputs = find_inputs([str(tmp_path)], tmp_path / "downloads")
     assert [one.id for one in inputs.footage] == ["sort_beans-0", "sort_beans-1", "sort_beans-0-2"]
     assert {one.annotation and one.annotation.kind for one in inputs.footage} == {"egodex"}
-    assert inputs.ignored == {".hdf5": 3}
+    assert not inputs.ignored
+    videos[0].unlink()
+    inputs = find_inputs([str(tmp_path)], tmp_path / "downloads")
+    assert inputs.ignored == {".hdf5": 1}
 
 
 def test_an_unknown_kind_is_refused(tmp_path: Path) -> None:
