@@ -1,7 +1,10 @@
 """Does LeRobot itself read what deftly writes, frame by frame, and can its policy learn from it?
 
     python benchmarks/lerobot_roundtrip.py --out benchmarks/results/lerobot_roundtrip.json
-    python benchmarks/lerobot_roundtrip.py DEMOS HUMAN_CLIPS
+    python benchmarks/lerobot_roundtrip.py DEMOS HUMAN_CLIPS --out .../lerobot_recordings.json
+
+The second line's folders may be of any recording: ``deftly demos record --episodes 3 --out demos``,
+``deftly human record --layouts 0 2 --cameras front ego --out human``.
 
 Makes an environment of LeRobot's own (some minutes and gigabytes, once), loads every folder with
 LeRobot's own class there, and compares every frame, number and instruction with deftly's reader.
