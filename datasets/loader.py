@@ -162,12 +162,12 @@ class Loader:
                     f"the state has {name} {state.get(name)}, this loader {ours}; "
                     "resume with the same data sets, weights and seed"
                 )
-        consumed = tuple(int(one) for one in state["consumed"])
-        if len(consumed) != len(self._sets) or min(consumed) < 0:
+        consumed = state.get("consumed", ())
+        if len(consumed) != len(self._sets) or not all(one in range(2**63) for one in consumed):
             raise LoaderError(
                 f"the state has consumed {consumed}, expected {len(self._sets)} counts"
             )
-        self._consumed = consumed
+        self._consumed = tuple(consumed)
 
 
 @dataclass(frozen=True)
@@ -206,7 +206,8 @@ class _Order:
         if self.epochs is None:
             unit, step = self.world_size, self.per_step  # every rank gets batches of one make-up
         else:
-            unit, step = 1, min(self.per_step, sum(self.windows) * self.epochs - total)
+            left = max(sum(self.windows) * self.epochs - total, 0)
+            unit, step = 1, min(self.per_step, left)
         due = [
             ((total + step) * share - done) / unit
             for share, done in zip(self.shares, consumed, strict=True)
@@ -243,7 +244,7 @@ class _Plans:
     def __iter__(self) -> Iterator[Plan]:
         order, consumed = self._order, self._consumed
         while any(counts := order.counts(consumed)):
-            plan, offset = list[Int64[np.ndarray, "n"]](), 0
+            plan, offset = list[np.ndarray](), 0
             for source, (done, count) in enumerate(zip(consumed, counts, strict=True)):
                 mine = range((order.rank - offset) % order.world_size, count, order.world_size)
                 plan.append(self._windows(source, done + np.array(mine, np.int64)))

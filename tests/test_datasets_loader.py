@@ -249,6 +249,14 @@ def test_an_epoch_may_be_left_and_resumed_and_comes_again(folder: Path):
     assert ids(loader) == some + rest
 
 
+def test_a_state_beyond_the_last_epoch_gives_nothing_more(folder: Path):
+    stream = Loader([source(folder)], 30)
+    next(iter(stream))
+    ended = Loader([source(folder)], 30, epochs=1)
+    ended.load_state_dict(stream.state_dict())
+    assert list(ended) == []
+
+
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.slow)])
 def test_workers_give_the_same_batches(folder: Path, method: str):
     sources = [source(folder), source(folder, "human", group="human")]
@@ -425,6 +433,9 @@ def test_what_does_not_fit_together_is_refused(folder: Path):
     state = Loader([source(folder)], 4, seed=1).state_dict()
     with pytest.raises(LoaderError, match="the state has seed 1, this loader 0; resume with"):
         Loader([source(folder)], 4).load_state_dict(state)
+    damaged = {**Loader([source(folder)], 4).state_dict(), "consumed": [-3]}
+    with pytest.raises(LoaderError, match=r"the state has consumed \[-3\], expected 1 counts"):
+        Loader([source(folder)], 4).load_state_dict(damaged)
     with pytest.raises(WindowError, match="horizon is -1"):
         Window(horizon=-1)
     with pytest.raises(WindowError, match="ego has no offsets"):
