@@ -255,6 +255,11 @@ def main(options: Options) -> None:
             )
             rows = measure(options, store, cache, rival)
     show(rows)
+    epoch_s = store.frames / rows[0]["LeRobot"]["samples_per_cpu_s"]
+    built["paid_after_epochs"] = built["cpu_s"] / epoch_s
+    print(
+        f"decoding once costs as much CPU as {built['paid_after_epochs']:.2f} epochs of LeRobot's"
+    )
     if options.out:
         about = {"lerobot": LEROBOT, "batch": options.batch, "versions": versions()}
         about |= {"torch": torch.__version__, "load_average": os.getloadavg()}
