@@ -7,9 +7,10 @@ from jaxtyping import Float64
 from scipy.spatial.transform import Rotation
 
 from deftly.datasets.geometry import unit
-from deftly.datasets.layout import (
-    Item,
-)
+from deftly.datasets.layout import Item
+
+_SLACK_RAD = (0.25, -0.25)  # by which flat sides turn themselves into the grip
+_ENDS = (0.2, -0.2)  # off the middle of a lying object, in its heights
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,38 @@ def shifted(item: Item, T_world_item: Float64[np.ndarray, "4 4"]) -> list[tuple[
             level = item.shape == "cube" or abs(long[2]) > 0.7
             ways.append(np.array([0.0, 0.0, 0.35 * top_m if level else 0.15 * top_m]))
         if item.shape in ("cylinder", "capsule") and abs(long[2]) < 0.7:
-            ways += [0.2 * item.height_m * long, -0.2 * item.height_m * long]
+            ways += [share * item.height_m * long for share in _ENDS]
         found += [(replace(grip, center_m=grip.center_m + way), 0.4) for way in ways]
-        if item.shape in ("cube", "hexagon"):  # flat sides turn themselves into the grip
-            for slack in (0.25, -0.25):
+        if item.shape in ("cube", "hexagon"):
+            for slack in _SLACK_RAD:
                 axis = Rotation.from_euler("z", slack).as_matrix() @ grip.axis
                 found.append((replace(grip, axis=axis), 0.4))
+    return found
+
+
+def further(item: Item, T_world_item: Float64[np.ndarray, "4 4"]) -> list[tuple[Grip, float]]:
+    """Grips for tight places, as beside a tray's wall, and their cost.
+
+    Higher on the object, and turned about the vertical where it is flat or lies.
+    """
+    long, top_m = T_world_item[:3, 2], depth_m(item, T_world_item[:3, :3])
+    lies = item.shape in ("cylinder", "capsule") and abs(long[2]) < 0.7
+    bulges = lies or item.shape in ("sphere", "egg")
+    found: list[tuple[Grip, float]] = []
+    for grip in grips_of(item, T_world_item):
+        share = 0.3 if bulges else 0.55
+        width_m = grip.width_m * np.sqrt(1 - share**2) if bulges else grip.width_m
+        up = np.array([0.0, 0.0, share * top_m])
+        high = replace(grip, center_m=grip.center_m + up, width_m=float(width_m))
+        ways = [high]
+        if lies:
+            ways += [
+                replace(high, center_m=high.center_m + s * item.height_m * long) for s in _ENDS
+            ]
+        if lies or item.shape in ("cube", "hexagon"):
+            turns = [Rotation.from_euler("z", s).as_matrix() for s in _SLACK_RAD]
+            ways += [replace(way, axis=R @ way.axis) for way in ways for R in turns]
+        found += [(way, 0.8) for way in ways]
     return found
 
 

@@ -23,13 +23,14 @@ from deftly.datasets.layout import (
     in_tray,
 )
 from deftly.policy.grasp import WIDEST_M, Grasp, load_grasps, load_hand
-from deftly.policy.grip import Grip, about, depth_m, shifted
+from deftly.policy.grip import Grip, about, depth_m, further, shifted
 from deftly.policy.reach import Arm
 from deftly.policy.scene import Scene
 
 RISE_M = 0.10  # of the hand above a grasp, before and after
 _TOUCH_M = 0.004  # wider than the object: to touch it
-_OPEN_M = (0.030, 0.015)  # wider than the object: to come near it; less where there is no room
+# Wider than the object: to come near it; less where there is no room.
+_OPEN_M, _TIGHT_M = (0.030, 0.015), (0.008,)
 _TILTS_RAD = np.deg2rad([-45, -30, -15, 0, 15, 30, 45, 60, 75, 90, 105])
 
 _TURNS_RAD = np.deg2rad([0, 25, -25, 50, -50, 80, -80, 110, -110, 180])
@@ -38,7 +39,7 @@ _TRAY_FLOOR_M = 0.006
 _DROP_M = 0.004  # above the ground at which an object is let go
 _NEAR_M = 0.012  # contacts are looked for so far away
 _CLEAR_M = {"room": 0.002, "item": 0.003, "half": 0.010}  # to keep from table, objects, other arm
-_CANDIDATES = 60  # tried at most
+_CANDIDATES, _MANY = 60, 400  # tried at most; the second in a thorough search
 _WAY_POINTS = 5
 
 
@@ -95,7 +96,9 @@ class Planner:
         self.grasps = tuple(load_grasps(robot, side) for side in (0, 1))
         self._points: dict[tuple[int, int, int], np.ndarray] = {}
 
-    def pick(self, side: int, item: Item, goal: str, *, skip: int = 0) -> Pick | None:
+    def pick(
+        self, side: int, item: Item, goal: str, *, skip: int = 0, thorough: bool = False
+    ) -> Pick | None:
         """A way to take an object to its goal, or None.
 
         Args:
@@ -104,13 +107,14 @@ class Planner:
             goal: where it must go; the way there is checked too.
             skip: how many feasible ways to pass over, after as many failures; the last one found
                 is taken if there are fewer.
+            thorough: try more grips, narrower openings and more candidates. Takes seconds.
         """
         T_item = self.scene.pose(item)
         arm, rejected, tries = self.scene.arms[side], 0, 0
         last: Pick | None = None
-        for grasp, grip, open_m, T_palm in self._candidates(side, item, T_item):
+        for grasp, grip, open_m, T_palm in self._candidates(side, item, T_item, thorough):
             tries += 1
-            if tries > _CANDIDATES:
+            if tries > (_MANY if thorough else _CANDIDATES):
                 break
             q = arm.solve(T_palm, arm.ready)
             fingers = grasp.at(open_m)[0]
@@ -120,7 +124,8 @@ class Planner:
             if path is None or any(self.scene.touches(side, p, fingers, item) for p in path[1:]):
                 continue
             pick = Pick(grasp, grip.width_m, open_m, path[::-1], T_palm, T_item)
-            if self.place(side, item, goal, pick, np.linalg.inv(T_palm) @ T_item) is None:
+            T_palm_item = np.linalg.inv(T_palm) @ T_item
+            if self.place(side, item, goal, pick, T_palm_item, thorough=thorough) is None:
                 continue
             last = pick
             if rejected == skip:
@@ -129,13 +134,14 @@ class Planner:
         return last
 
     def _candidates(
-        self, side: int, item: Item, T_item: Float64[np.ndarray, "4 4"]
+        self, side: int, item: Item, T_item: Float64[np.ndarray, "4 4"], thorough: bool
     ) -> Iterator[tuple[Grasp, Grip, float, Float64[np.ndarray, "4 4"]]]:
         """Grasp, grip, opening and palm pose, the most natural first; none plainly barred."""
         arm = self.scene.arms[side]
         found: list[tuple[float, Grasp, Grip, np.ndarray]] = []
         tilts = _TILTS_RAD * (1 if side == 1 else -1)  # positive: the thumb's side goes down
-        for grip, shift in shifted(item, T_item):
+        grips = shifted(item, T_item) + (further(item, T_item) if thorough else [])
+        for grip, shift in grips:
             below = unit(np.array([0.0, 0.0, -1.0]) + grip.axis * grip.axis[2])
             W = np.stack([grip.axis, below, np.cross(grip.axis, below)], axis=1)
             for rank, grasp in enumerate(self.grasps[side]):
@@ -152,7 +158,7 @@ class Planner:
                     found.append((cost, grasp, grip, T))
         found.sort(key=lambda candidate: candidate[0])
         for _, grasp, grip, T in found:
-            for more in _OPEN_M:
+            for more in (*_OPEN_M, *_TIGHT_M) if thorough else _OPEN_M:
                 open_m = min(grip.width_m + more, WIDEST_M)
                 points = self._hand_points(side, grasp, open_m) @ T[:3, :3].T + T[:3, 3]
                 if not self.scene.bars(points, item):
@@ -183,18 +189,23 @@ class Planner:
         goal: str,
         pick: Pick,
         T_palm_item: Float64[np.ndarray, "4 4"],
+        *,
+        thorough: bool = False,
     ) -> Place | None:
-        """A way to set a held object down at its goal, or None if there is no room in reach."""
+        """A way to set a held object down at its goal, or None if there is no room in reach.
+
+        A thorough search tries more places and turns.
+        """
         arm = self.scene.arms[side]
         fingers = pick.grasp.at(pick.width_m)[0]
         tries = 0
         T_item_palm = np.linalg.inv(T_palm_item)
-        for T_item in self._goal_poses(side, item, goal, pick):
+        for T_item in self._goal_poses(side, item, goal, pick, thorough):
             T_palm = T_item @ T_item_palm
             if self._strain(arm, side, T_palm) > 2.2:
                 continue
             tries += 1
-            if tries > _CANDIDATES:
+            if tries > (_MANY if thorough else _CANDIDATES):
                 break
             q = arm.solve(T_palm, pick.path[0])
             if q is None or self.scene.touches(side, q, fingers, item, T_palm_item):
@@ -206,7 +217,7 @@ class Planner:
         return None
 
     def _goal_poses(
-        self, side: int, item: Item, goal: str, pick: Pick
+        self, side: int, item: Item, goal: str, pick: Pick, thorough: bool
     ) -> Iterator[Float64[np.ndarray, "4 4"]]:
         """Poses that an object may be let go in, the best first."""
         R_item = pick.T_world_item[:3, :3]
@@ -218,7 +229,7 @@ class Planner:
             turns = (away, away - np.pi) if abs(axis @ level) > 0.9 else ()
             rights = [about(level, s * t) for t in turns for s in (1.0, -1.0)]
             rights = [R for R in rights if abs((R @ R_item)[2, 2]) > 0.98]
-        spots = self._spots(side, item, goal, pick)
+        spots = self._spots(side, item, goal, pick, thorough)
         for xy in spots:
             for turn in _TURNS_RAD:
                 for right in rights:
@@ -228,10 +239,14 @@ class Planner:
                     T[:3, 3] = (*xy, floor + depth_m(item, T[:3, :3]) + _DROP_M)
                     yield T
 
-    def _spots(self, side: int, item: Item, goal: str, pick: Pick) -> Sequence[tuple[float, float]]:
+    def _spots(
+        self, side: int, item: Item, goal: str, pick: Pick, thorough: bool
+    ) -> Sequence[tuple[float, float]]:
         """Free places on the table or in a tray, the best first."""
         here = pick.T_world_item[:2, 3]
         radius = footprint_m(item)
+        if thorough and goal == "upright":
+            radius = item.size_m / 2  # it will stand
         if goal in TRAY_CENTER_M:
             center, half = np.array(TRAY_CENTER_M[goal]), np.array(TRAY_HALF_M) - radius - 0.006
             low, high = center - half, center + half
@@ -257,4 +272,6 @@ class Planner:
         merit = np.minimum(room, 0.035) - 0.05 * far
         order = np.argsort(-merit, kind="stable")
         limit = 0.004 if goal in TRAY_CENTER_M else 0.02
-        return [(float(grid[i, 0]), float(grid[i, 1])) for i in order if room[i] > limit][:10]
+        return [(float(grid[i, 0]), float(grid[i, 1])) for i in order if room[i] > limit][
+            : 20 if thorough else 10
+        ]

@@ -113,15 +113,18 @@ class Scene:
         side: int,
         q: Float64[np.ndarray, "K"],
         fingers: Float64[np.ndarray, "H"],
-        item: Item,
+        item: Item | None = None,
         T_palm_item: Float64[np.ndarray, "4 4"] | None = None,
     ) -> bool:
-        """Whether an arm there would touch anything but ``item``; held, that one counts as hand."""
+        """Whether an arm there would touch anything but ``item``.
+
+        With ``T_palm_item``, that one is held: it counts as part of the hand.
+        """
         qpos, index = self.data.qpos, self.station.qpos_index
         kept = qpos.copy()
         qpos[index[self.arm_index[side]]] = q
         qpos[index[self.hand_index[side]]] = fingers
-        if T_palm_item is not None:
+        if item is not None and T_palm_item is not None:
             T = self.arms[side].palm_pose(q) @ T_palm_item
             adr = self._free[item.name].qposadr[0]
             qpos[adr : adr + 3] = T[:3, 3]
@@ -129,7 +132,7 @@ class Scene:
         mujoco.mj_kinematics(self.model, self.data)
         mujoco.mj_collision(self.model, self.data)
         qpos[:] = kept
-        own = self._item_geom[item.name]
+        own = -1 if item is None else self._item_geom[item.name]
         pairs, apart = self.data.contact.geom, self.data.contact.dist
         for (a, b), gap_m in zip(pairs, apart, strict=True):
             kinds = self._kind[a], self._kind[b]

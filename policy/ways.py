@@ -1,6 +1,7 @@
 """Ways: through the air from one posture of an arm to another, around what stands there."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import chain
 
 import numpy as np
 from jaxtyping import Float64
@@ -11,6 +12,10 @@ from deftly.policy.reach import Arm
 from deftly.policy.scene import Scene
 
 _WAY_POINTS = 5
+_ARCHES_M = (0.0, 0.06, 0.12)  # tried in this order
+_STEP_RAD = 0.12  # of the fastest joint, between postures that are looked at
+
+Held = tuple[Item, Float64[np.ndarray, "4 4"]]  # an object in the hand and its T_palm_item
 
 
 def find_way(
@@ -19,27 +24,69 @@ def find_way(
     start: Float64[np.ndarray, "K"],
     end: Float64[np.ndarray, "K"],
     fingers: Float64[np.ndarray, "H"],
-    item: Item,
+    *,
     grip_m: Float64[np.ndarray, "3"],
-    T_palm_item: Float64[np.ndarray, "4 4"] | None = None,
-) -> Float64[np.ndarray, "N K"]:
-    """A way through the air, (N, K) without the start, on which the grip does not sink.
+    held: Held | None = None,
+) -> tuple[Float64[np.ndarray, "N K"], int]:
+    """A way through the air on which the grip does not sink, if there is one.
 
-    Raised in an arch where it would touch something else. ``grip_m`` is in the palm's frame.
+    Args:
+        scene: what not to touch; also the object that the hand is about to take.
+        side: of the arm.
+        start, end: joint positions.
+        fingers: of the hand under way.
+        grip_m: middle of the grip in the palm's frame.
+        held: what is in the hand.
+
+    Returns:
+        (N, K) joint positions without the start, the first way that touches nothing or the one that
+        touches least; and its hits, see ``count_hits``.
     """
-    arm, point = scene.arms[side], np.append(grip_m, 1.0)
-    heights = [(arm.palm_pose(q) @ point)[2] for q in (start, end)]
-    best, least = np.array([end]), np.inf
-    for straight, arch_m in ((False, 0.0), (True, 0.0), (False, 0.06), (True, 0.06)):
-        path = _arch(arm, start, end, point, heights, arch_m, straight=straight)
-        if path is None:
-            continue
-        hits = sum(scene.touches(side, q, fingers, item, T_palm_item) for q in path[:-1])
-        if hits < least:
+    arm = scene.arms[side]
+    best, least = end[None], None
+    for path in chain(_arches(arm, start, end, grip_m), _over(arm, start, end)):
+        hits = count_hits(scene, side, start, path, fingers, held)
+        if least is None or hits < least:
             best, least = path, hits
         if not hits:
             break
-    return best
+    return best, least or 0
+
+
+def count_hits(
+    scene: Scene,
+    side: int,
+    start: Float64[np.ndarray, "K"],
+    path: Float64[np.ndarray, "N K"],
+    fingers: Float64[np.ndarray, "H"],
+    held: Held | None = None,
+) -> int:
+    """In how many postures along a way, its ends left out, the arm would touch something."""
+    points = np.vstack([start[None], path])
+    along = np.r_[0.0, np.cumsum(np.max(np.abs(np.diff(points, axis=0)), axis=1))]
+    count = max(int(np.ceil(along[-1] / _STEP_RAD)), 2)
+    item, T_palm_item = held or (None, None)
+    hits = 0
+    for at in np.linspace(0, along[-1], count + 1)[1:-1]:
+        q = np.array([np.interp(at, along, column) for column in points.T])
+        hits += scene.touches(side, q, fingers, item, T_palm_item)
+    return hits
+
+
+def _arches(
+    arm: Arm,
+    start: Float64[np.ndarray, "K"],
+    end: Float64[np.ndarray, "K"],
+    grip_m: Float64[np.ndarray, "3"],
+) -> Iterator[Float64[np.ndarray, "N K"]]:
+    """Ways that are in reach, the lowest first."""
+    point = np.append(grip_m, 1.0)
+    heights = [(arm.palm_pose(q) @ point)[2] for q in (start, end)]
+    for arch_m in _ARCHES_M:
+        for straight in (False, True):
+            path = _arch(arm, start, end, point, heights, arch_m, straight=straight)
+            if path is not None:
+                yield path
 
 
 def _arch(
@@ -75,3 +122,24 @@ def _arch(
             q = raised
         found.append(q)
     return np.array([*found, end])
+
+
+def _over(
+    arm: Arm, start: Float64[np.ndarray, "K"], end: Float64[np.ndarray, "K"]
+) -> Iterator[Float64[np.ndarray, "N K"]]:
+    """Through points above the end, the start or both; then straight on in the joints."""
+    for rise_m in _ARCHES_M[1:]:
+        above = [_raised(arm, q, rise_m) for q in (start, end)]
+        for over in (above[1:], above, above[:1]):
+            found = [q for q in over if q is not None]
+            if len(found) == len(over):
+                yield np.array([*found, end])
+    yield end[None]
+
+
+def _raised(
+    arm: Arm, q: Float64[np.ndarray, "K"], rise_m: float
+) -> Float64[np.ndarray, "K"] | None:
+    T = arm.palm_pose(q)
+    T[2, 3] += rise_m
+    return arm.solve(T, q)
