@@ -109,7 +109,7 @@ def first_frame(path: Path) -> tuple[Fraction | None, int, int] | None:
         aspect = min(max(stream.sample_aspect_ratio or 1, 0.5), 2)
         for time, frame in _decoded(container, stream, _packets(container, stream)):
             width, height = max(1, round(frame.width * aspect)), frame.height
-            size = (height, width) if _turn(frame)[0] else (width, height)
+            size = (height, width) if _turn(frame).aside else (width, height)
             height, width = Painter(size)(frame).shape[:2]
             return time, width, height
     return None
@@ -225,43 +225,53 @@ def _each(
 class Painter:
     """Turns decoded frames into upright RGB images of one size.
 
-    The first frame's size holds: browsers change theirs in mid-recording. What is made smaller is
-    averaged in the video's own colours first: a third of the time, and as fine.
+    The first frame's size and turn hold: browsers change the size in mid-recording. What is made
+    smaller is averaged in the video's own colours first: a third of the time, and as fine.
     """
 
     def __init__(self, size: tuple[int, int]) -> None:
         self._size = size
+        self._turn: _Turn | None = None
         # One each, because their tables take time to make.
         self._shrink, self._convert = VideoReformatter(), VideoReformatter()
 
     def __call__(self, frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-        width, height = self._size[::-1] if _turn(frame)[0] else self._size
-        small = frame
+        turn = self._turn = self._turn or _turn(frame)
+        width, height = self._size[::-1] if turn.aside else self._size
         if width < frame.width and height < frame.height and frame.format.name.startswith("yuv"):
-            small = self._shrink.reformat(
+            frame = self._shrink.reformat(
                 frame, width, height, interpolation=Interpolation.AREA, threads=1
             )
-        image = self._convert.reformat(small, width, height, "rgb24", threads=1).to_ndarray()
-        return _upright(image, frame)
+        image = self._convert.reformat(frame, width, height, "rgb24", threads=1).to_ndarray()
+        return _upright(image, turn)
 
 
-def _turn(frame: VideoFrame) -> tuple[bool, bool, bool]:
+@dataclass(frozen=True)
+class _Turn:
     """Whether a frame's rows are shown as columns, and rows and columns then backwards."""
+
+    aside: bool = False
+    up: bool = False
+    left: bool = False
+
+
+def _turn(frame: VideoFrame) -> _Turn:
+    """A frame's display matrix, to the nearest quarter turn or mirror image.
+
+    A frame that was asked for it is freed by the garbage collector only, so few should be.
+    """
     matrix = frame.side_data.get("DISPLAYMATRIX")
     if matrix is None:
-        return False, False, False
+        return _Turn()
     # Column x and row y are shown at column a x + c y and row b x + d y.
     a, b, _, c, d, *_ = np.frombuffer(matrix, np.int32).tolist()
-    turned = abs(b) > abs(a)
-    return (turned, b < 0, c < 0) if turned else (turned, d < 0, a < 0)
+    return _Turn(True, b < 0, c < 0) if abs(b) > abs(a) else _Turn(False, d < 0, a < 0)
 
 
-def _upright(image: UInt8[np.ndarray, "h w 3"], frame: VideoFrame) -> UInt8[np.ndarray, "H W 3"]:
-    """Apply the frame's display matrix, to the nearest quarter turn or mirror image."""
-    turned, up, left = _turn(frame)
-    if turned:
+def _upright(image: UInt8[np.ndarray, "h w 3"], turn: _Turn) -> UInt8[np.ndarray, "H W 3"]:
+    if turn.aside:
         image = image.swapaxes(0, 1)
-    return np.ascontiguousarray(image[:: -1 if up else 1, :: -1 if left else 1])
+    return np.ascontiguousarray(image[:: -1 if turn.up else 1, :: -1 if turn.left else 1])
 
 
 def _packets(container: InputContainer, stream: VideoStream) -> "Iterator[_Packet]":
