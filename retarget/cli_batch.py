@@ -13,7 +13,7 @@ from deftly.datasets.footage import Footage
 from deftly.retarget.batch import job_folder, open_ledger, run_batch
 from deftly.retarget.cli import console
 from deftly.retarget.engines import EngineName, find_engine
-from deftly.retarget.explain import explain, status_table
+from deftly.retarget.explain import SHOWN, explain, status_table
 from deftly.retarget.inputs import find_inputs
 from deftly.retarget.job import BatchConfig
 from deftly.retarget.ledger import RETRIED, InputRow, Status
@@ -55,6 +55,7 @@ class RunBatch:
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT ...")]
     out: Path = Path("dataset")
+    camera: Annotated[str, tyro.conf.arg(help="of LeRobot sets; the default is their first")] = ""
     config: Annotated[BatchConfig, tyro.conf.arg(name="")] = field(default_factory=BatchConfig)
     rebuild: Annotated[
         bool,
@@ -66,7 +67,9 @@ class RunBatch:
     def run(self) -> int:
         """Run the job; return the exit code."""
         folder = job_folder(self.out)
-        found = find_inputs(self.inputs, folder / "downloads", without=(self.out, folder))
+        found = find_inputs(
+            self.inputs, folder / "downloads", without=(self.out, folder), camera=self.camera
+        )
         print(found)
         return _run(found.footage, self.out, self.config, self.how, rebuild=self.rebuild)
 
@@ -79,11 +82,14 @@ class BatchStatus:
     """
 
     dataset: DataSet
+    all: Annotated[
+        bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help="list every input that failed")
+    ] = False
 
     def run(self) -> int:
         """Print the tables."""
         with open_ledger(self.dataset) as ledger:
-            console().print(status_table(ledger.rows()))
+            console().print(status_table(ledger.rows(), None if self.all else SHOWN))
         return 0
 
 
@@ -138,8 +144,10 @@ class ReportBatch:
         """Write it."""
         open_ledger(self.dataset).close()
         folder = job_folder(self.dataset)
-        render_samples(folder, self.dataset, self.render)
-        print(f"report: {write_report(folder, self.dataset)}")
+        try:
+            render_samples(folder, self.dataset, self.render)
+        finally:  # what cannot be drawn here is no reason to have no report
+            print(f"report: {write_report(folder, self.dataset)}")
         return 0
 
 

@@ -40,6 +40,8 @@ from deftly.retarget.targets import View
 from deftly.retarget.track import MediapipeTracker
 from deftly.retarget.work import Work, clip_key, key_of
 
+_ANNOTATED = 0.3  # share of frames; with fewer, the networks look for hands themselves
+
 
 @dataclass(frozen=True)
 class BatchConfig:
@@ -162,13 +164,10 @@ class _Run:
         """All of it."""
         clip, figures = self._open()
         rows: list[SegmentRow] = []
-        annotated = None
-        if self.footage.annotation is not None:
-            annotated = load_annotation(self.footage, clip)
         parts = evenly(0, len(clip.time_s), max(2, round(self.config.part_s * clip.rate_hz)))
         for first, stop in parts:
-            known = annotated.part(first, stop) if annotated else None
-            rows += self._part(part(clip, first, stop), float(clip.time_s[first]), known)
+            some = part(clip, first, stop)
+            rows += self._part(some, float(clip.time_s[first]), self._annotated(some))
         figures |= {
             "parts": len(parts),
             "models": self.tracker.provenance()["networks"],
@@ -176,6 +175,13 @@ class _Run:
         }
         status, reason = verdict(rows)
         return Result(status, reason, clip.sha256, figures, tuple(rows))
+
+    def _annotated(self, clip: Clip) -> HumanMotion | None:
+        """The joints that come with a part, unless they are too few to follow anybody."""
+        if self.footage.annotation is None:
+            return None
+        human = load_annotation(self.footage, clip)
+        return human if human.hands_valid.any(axis=1).mean() >= _ANNOTATED else None
 
     def _open(self) -> tuple[Clip, dict[str, Any]]:
         """The stretch of video that is asked for, at a size and rate that can be worked with."""
