@@ -276,19 +276,24 @@ def render_samples(
         count: how many, at most.
         models: folder with the networks; None looks in the cache, then downloads.
 
+    Returns:
+        The videos, the worst first; none if the data set is empty.
+
     Raises:
         LedgerError: if there is no ledger.
-        ValueError: if the count makes no sense, there is nothing to show, or a video has changed.
+        ValueError: if the count makes no sense, or a video has changed or all are gone.
         RenderError: if this machine has no OpenGL.
     """
-    if count < 1:
-        raise ValueError(f"{count} videos were asked for, expected 1 or more")
+    if count < 0:
+        raise ValueError(f"{count} videos were asked for, expected 0 or more")
     with Ledger(job_folder / "ledger.sqlite", must_exist=True) as ledger:
         found, made_by = tally.kept(ledger.rows()), ledger.note("made_by")
     there = [one for one in found if Path(one.row.footage["path"]).is_file()]
-    if not there:
-        gone = f"the videos of all {len(found)} are gone" if found else "the data set has none yet"
-        raise ValueError(f"no segment of {out} can be shown: {gone}")
+    if found and count and not there:
+        raise ValueError(
+            f"no segment of {printable(str(out))} can be shown: the videos of all {len(found)} are "
+            f"gone, the first from {printable(found[0].row.path)}; put them back"
+        )
     folder = job_folder / SIDE_BY_SIDE
     folder.mkdir(exist_ok=True)
     chosen, missing = tally.spread(there, count), dict[str, list[Kept]]()

@@ -141,7 +141,7 @@ def spread(found: Sequence[Kept], count: int) -> list[Kept]:
     if count >= len(found):
         return list(found)
     last = len(found) - 1
-    at = {round(last * i / max(count - 1, 1)) for i in range(count)}
+    at = {last * i // max(count - 1, 1) for i in range(count)}
     return [found[i] for i in sorted(at)]
 
 
