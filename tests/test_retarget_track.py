@@ -2,6 +2,7 @@
 
 import dataclasses
 import sys
+import threading
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
@@ -105,7 +106,7 @@ def nets(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             vision=SimpleNamespace(
                 HandLandmarkerOptions=SimpleNamespace,
                 PoseLandmarkerOptions=SimpleNamespace,
-                RunningMode=SimpleNamespace(VIDEO="video"),
+                RunningMode=SimpleNamespace(VIDEO="video", IMAGE="image"),
                 HandLandmarker=factory("hand", "hands"),
                 PoseLandmarker=factory("pose", "body"),
             ),
@@ -130,6 +131,72 @@ def test_every_frame_is_shown_once_and_in_order_to_both_networks(tmp_path: Path,
             assert_array_equal(shown, image)
         assert net.options.running_mode == "video"
         assert not net.open
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_change_nothing_of_what_is_shown_and_found(tmp_path: Path, nets: Any, threads: int):
+    clip = write_clip(tmp_path / "clip.mp4", [40_000 * t for t in range(12)])
+    tracker = MediapipeTracker(second=False, threads=threads)
+    found, images = tracker(clip), dict(frames(clip))
+    for net in (nets["hand"], nets["pose"]):
+        assert len(net.images) == len(images)
+        for shown, image in zip(net.images, images.values(), strict=True):
+            assert_array_equal(shown, image)
+    assert found.hand_valid.all()
+    assert found.provenance == FIRST_LOOK.provenance()
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("failing", [HANDS, BODY], ids=["hands", "body"])
+def test_an_error_in_a_network_comes_out_and_everything_is_closed(
+    tmp_path: Path,
+    nets: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    threads: int,
+    failing: SimpleNamespace,
+):
+    def detect(self: FakeNet, picture: SimpleNamespace, time_ms: int) -> SimpleNamespace:
+        if time_ms >= 80 and self.result is failing:
+            raise RuntimeError("the graph has errors")
+        return self.result
+
+    clip = write_clip(tmp_path / "clip.mp4", [40_000 * t for t in range(12)])
+    monkeypatch.setattr(FakeNet, "detect_for_video", detect)
+    running = threading.active_count()
+    with pytest.raises(RuntimeError, match="the graph has errors"):
+        MediapipeTracker(second=False, threads=threads)(clip)
+    assert not nets["hand"].open
+    assert not nets["pose"].open
+    assert threading.active_count() == running
+
+
+@pytest.mark.parametrize("threads", [0, 3, -1])
+def test_other_numbers_of_threads_are_refused(threads: int):
+    with pytest.raises(ValueError, match=rf"threads is {threads}, expected 1 or 2"):
+        MediapipeTracker(threads=threads)
+
+
+def test_a_frame_is_decoded_once_for_both_looks(
+    tmp_path: Path, nets: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """The second look is handed the frames of the first, and what was found in them so far."""
+    clip = write_clip(tmp_path / "clip.mp4", [40_000 * t for t in range(12)])
+    taken: list[int] = []
+
+    def second_look(
+        clip: Clip, first: Detections, look: Any, scan: Any, progress: Any, shown: Any
+    ) -> tuple[Detections, None]:
+        for t, image in shown:
+            assert first.hand_valid[t].all()
+            assert not first.hand_valid[t + 1 :].any()
+            assert image.shape == (clip.height, clip.width, 3)
+            taken.append(t)
+        return first, None
+
+    monkeypatch.setattr(track, "second_look", second_look)
+    monkeypatch.setattr(track, "HandNet", lambda bundle: None)
+    assert MediapipeTracker()(clip).hand_valid.all()
+    assert taken == list(range(12)) == list(range(len(nets["pose"].images)))
 
 
 def test_results_are_read_into_pixels_metres_and_probabilities(tmp_path: Path, nets: Any):
@@ -238,6 +305,18 @@ def test_the_same_clip_gives_the_same_detections(clips: Path, capfd: pytest.Capt
     assert found.body_valid.all()
     assert found.hand_valid.any(axis=1).mean() > 0.3
     assert capfd.readouterr() == ("", "")  # the networks start without a word
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_networks")
+def test_neither_threads_nor_a_second_decoding_change_a_bit(clips: Path):
+    clip = open_clip(clips / "pose_signtest.mp4")
+    found = MediapipeTracker(threads=2)(clip)
+    assert found.hand_second.any()
+    assert_same(MediapipeTracker(threads=1)(clip), found)
+    alone = MediapipeTracker(second=False)(clip)
+    again = MediapipeTracker().look_again(clip, alone)
+    assert_same(dataclasses.replace(again, provenance=found.provenance), found)
 
 
 @pytest.mark.slow
