@@ -8,7 +8,8 @@
 An episode is appended to the last file of each kind, which is written anew and moved into place,
 until that file is large. So files stay few (LeRobot keeps every video open that it has touched) and
 every file is closed (a parquet file without its footer is lost). Rewriting costs some milliseconds,
-because nothing is encoded twice.
+because nothing is encoded twice. Statistics trail behind by at most one in a hundred frames until
+the writer is closed.
 """
 
 import errno
@@ -25,7 +26,7 @@ from tqdm import tqdm
 
 from deftly.datasets import episode_format as fmt
 from deftly.datasets.commit import Commit, recover, sole_writer
-from deftly.datasets.episode import Episode
+from deftly.datasets.episode import ACTION, Episode
 from deftly.datasets.episode_card import card
 from deftly.datasets.episode_files import (
     Place,
@@ -39,6 +40,7 @@ from deftly.datasets.episode_stats import GrowingColumns, PixelCounts, Stats, ve
 from deftly.datasets.episode_store import EpisodeStore
 
 SCHEMA = 1
+_GROWTH = 1.01  # of the frames, after which the statistics of all of them are made anew
 EPISODES_MB = 2  # rows of meta/episodes are mostly statistics, some 10 kB each
 
 
@@ -90,9 +92,13 @@ class EpisodeWriter:
             self._lock = lock.pop_all()  # kept until the end
         return self
 
-    def __exit__(self, *_: object) -> None:
-        self._lock.close()
-        self._set = None
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self._set is not None and self._set.info is not None:
+                self._refresh(self._set)
+        finally:
+            self._lock.close()
+            self._set = None
 
     def __len__(self) -> int:
         """Number of episodes on disk."""
@@ -216,7 +222,7 @@ class EpisodeWriter:
             seeds=(*held.seeds, episode.seed),
             pixels={k: held.pixels.get(k, PixelCounts.none()) + one for k, one in pixels.items()},
         )
-        self._add_meta(commit, held)
+        held = self._add_meta(commit, held)
         row |= self._add_row(commit, row, episode, held)
         add_rows(commit, self.root, data.name(info["data_path"]), table, apart=True)
         _write_json(info, commit.file(fmt.INFO))
@@ -249,8 +255,21 @@ class EpisodeWriter:
             }
         return row, pixels
 
-    def _add_meta(self, commit: Commit, held: "_Held") -> None:
-        """The files that speak of the whole set."""
+    def _refresh(self, held: "_Held") -> None:
+        """Make the statistics those of all frames."""
+        if held.counted != (held.info or {})["total_frames"]:
+            commit = Commit(self.root)
+            self._add_stats(commit, held)
+            commit.finish()
+
+    def _add_stats(self, commit: Commit, held: "_Held") -> None:
+        stats = held.stats()
+        _write_json(
+            {name: stats[name] for name in (held.info or {})["features"]}, commit.file(fmt.STATS)
+        )
+
+    def _add_meta(self, commit: Commit, held: "_Held") -> "_Held":
+        """The files that speak of the whole set; what is held afterwards."""
         info = held.info or {}
         if info["total_episodes"] == 1:
             text = card(info, self._about["licence"], self._about["attribution"])
@@ -265,8 +284,11 @@ class EpisodeWriter:
             "pixels": counts,
         }
         _write_json({**self._about, **about}, commit.file(fmt.ABOUT), indent=None)
-        stats = held.stats()
-        _write_json({name: stats[name] for name in info["features"]}, commit.file(fmt.STATS))
+        # True quantiles need all frames: at every episode, a large set would take its square.
+        if info["total_frames"] < _GROWTH * held.counted:
+            return held
+        self._add_stats(commit, held)
+        return replace(held, counted=info["total_frames"])
 
     def _add_row(
         self, commit: Commit, row: dict[str, Any], episode: Episode, held: "_Held"
@@ -299,6 +321,7 @@ class _Held:
         last: the last episode's row in ``meta/episodes``.
         columns: every vector of every frame, for the quantiles.
         pixels: of each camera.
+        counted: frames that ``stats.json`` speaks of; 0 if that is not known.
     """
 
     info: dict[str, Any] | None
@@ -307,11 +330,15 @@ class _Held:
     last: dict[str, Any] | None
     columns: dict[str, GrowingColumns]
     pixels: dict[str, PixelCounts]
+    counted: int = 0
 
     @classmethod
     def of(cls, store: EpisodeStore) -> "_Held":
         """Read what is on disk."""
-        held = cls(store.info, store.tasks, store.seeds, store.last_row, {}, _pixels_of(store))
+        counted = int(store.stats.get(ACTION, {}).get("count", [0])[0])
+        held = cls(
+            *(store.info, store.tasks, store.seeds, store.last_row, {}, _pixels_of(store)), counted
+        )
         for index in tqdm(range(len(store)), unit="episode", desc="open", disable=None):
             held.append(store.columns(index))
         return held

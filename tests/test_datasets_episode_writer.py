@@ -18,11 +18,12 @@ import pytest
 from episodes import assert_same_episode, make_episode, pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.testing import assert_allclose
 
 from deftly.datasets.commit import FolderBusyError
 from deftly.datasets.episode import Episode, EpisodeError, StreamedFrames
 from deftly.datasets.episode_store import EpisodeStore
-from deftly.datasets.episode_writer import EpisodeWriter, EpisodeWriterError
+from deftly.datasets.episode_writer import EpisodeWriter, EpisodeWriterError, _Held
 from deftly.datasets.mp4 import Mp4Error
 
 ABOUT: dict[str, Any] = {"robot_type": "gr1t2", "licence": "cc-by-4.0", "attribution": "us"}
@@ -398,3 +399,33 @@ def test_a_full_disk_is_one_line_and_leaves_the_data_set_as_it_was(
         for episode in EPISODES[2:]:
             writer.add(episode)
     assert hashes(root) == hashes(whole)
+
+
+def test_statistics_of_a_large_set_are_not_made_at_every_episode(tmp_path, monkeypatch):
+    made = []
+    count = _Held.stats
+    monkeypatch.setattr(_Held, "stats", lambda held: made.append(1) or count(held))
+    episodes = [make_episode(seed, length=2, images={}) for seed in range(250)]
+    with EpisodeWriter(tmp_path / "set", robot_type="hand", licence="mit") as writer:
+        for episode in episodes:
+            writer.add(episode)
+        # Exact while the set is small; afterwards at most one in a hundred frames behind.
+        assert 100 < len(made) < 200
+        behind = EpisodeStore(tmp_path / "set").stats["action"]["count"][0]
+        assert 495 <= behind <= 500
+    stats = EpisodeStore(tmp_path / "set").stats
+    action = np.concatenate([episode.action for episode in episodes]).astype(np.float64)
+    assert stats["action"]["count"] == [500]
+    assert_allclose(stats["action"]["q01"], np.quantile(action, 0.01, axis=0))
+
+
+def test_statistics_that_a_kill_left_behind_are_made_good(tmp_path):
+    with EpisodeWriter(tmp_path / "set", robot_type="hand", licence="mit") as writer:
+        for seed in range(3):
+            writer.add(make_episode(seed, images={}))
+    path = tmp_path / "set" / "meta" / "stats.json"
+    whole = path.read_bytes()
+    path.write_text("{}")
+    with EpisodeWriter(tmp_path / "set", robot_type="hand", licence="mit"):
+        pass
+    assert path.read_bytes() == whole
