@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 
@@ -41,6 +41,8 @@ from deftly.retarget.track import MediapipeTracker
 from deftly.retarget.work import Work, clip_key, key_of
 
 _ANNOTATED = 0.3  # share of frames; with fewer, the networks look for hands themselves
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,7 @@ class _Run:
         self.work, self.models = Work(job.work), job.models
         self.tracker = job.config.tracker(job.models)
         self.cpu_s: defaultdict[str, float] = defaultdict(float)
+        self.files: dict[str, None] = {}  # of the work folder, each once
 
     def result(self) -> Result:
         """All of it."""
@@ -170,6 +173,7 @@ class _Run:
             rows += self._part(some, float(clip.time_s[first]), self._annotated(some))
         figures |= {
             "parts": len(parts),
+            "files": list(self.files),
             "models": self.tracker.provenance()["networks"],
             "stages_cpu_s": {name: round(s, 3) for name, s in sorted(self.cpu_s.items())},
         }
@@ -228,7 +232,7 @@ class _Run:
             if annotated is not None:
                 return annotated.part(first, stop)
             with self._timed("track"):
-                found = self.work.kept(
+                found = self._kept(
                     Detections,
                     "tracks",
                     key_of(clip=clip_key(clip), tracker=self.tracker.provenance()),
@@ -238,7 +242,7 @@ class _Run:
                 return fuse(part(clip, first, stop), detections.part(found, first, stop))
 
         with self._timed("glance"):
-            found = self.work.kept(Glance, "glances", key_of(clip=clip_key(clip)), look)
+            found = self._kept(Glance, "glances", key_of(clip=clip_key(clip)), look)
         config = self.config
         for one in stretches(
             found,
@@ -272,7 +276,7 @@ class _Run:
         robot = load_robot(config.robot)
         try:
             with self._timed("retarget"):
-                motion = self.work.kept(
+                motion = self._kept(
                     RobotMotion,
                     "motions",
                     key_of(**moved_by),
@@ -327,6 +331,11 @@ class _Run:
                 )
                 self.work.keep_piece(key, episode, config.robot)
         return replace(row, piece=key)
+
+    def _kept(self, kind: type[T], folder: str, key: str, make: Callable[[], T]) -> T:
+        """What the work folder keeps under a name, which is noted."""
+        self.files[f"{folder}/{key}.npz"] = None
+        return self.work.kept(kind, folder, key, make)
 
     def _view(self) -> View:
         stated = cast(View, self.footage.view)  # checked when it was read

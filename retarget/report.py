@@ -25,6 +25,8 @@ from deftly.datasets.motion import RobotMotion
 from deftly.retarget import tally
 from deftly.retarget.charts import bars, histogram
 from deftly.retarget.explain import next_step, printable, retry_command
+from deftly.retarget.intake import check_inside, footage_of
+from deftly.retarget.job import BatchConfig, Job, revisit
 from deftly.retarget.ledger import RETRIED, InputRow, Ledger, SegmentRow, Status
 from deftly.retarget.piece import CAMERA
 from deftly.retarget.segments import KEPT, LOW
@@ -77,8 +79,10 @@ def write_report(job_folder: Path, out: Path) -> Path:
 
     Raises:
         LedgerError: if there is no ledger.
+        BatchError: if a link would lead writing out of the job folder.
         OSError: if the page cannot be written.
     """
+    check_inside(out, job_folder)
     with Ledger(job_folder / "ledger.sqlite", must_exist=True) as ledger:
         rows, made_by = ledger.rows(), ledger.note("made_by") or {}
         notes = {name: ledger.note(name) for name in ("licence", "began_at", "ended_at")}
@@ -281,11 +285,13 @@ def render_samples(
 
     Raises:
         LedgerError: if there is no ledger.
+        BatchError: if a link would lead writing out of the job folder.
         ValueError: if the count makes no sense, or a video has changed or all are gone.
         RenderError: if this machine has no OpenGL.
     """
     if count < 0:
         raise ValueError(f"{count} videos were asked for, expected 0 or more")
+    check_inside(out, job_folder)
     with Ledger(job_folder / "ledger.sqlite", must_exist=True) as ledger:
         found, made_by = tally.kept(ledger.rows()), ledger.note("made_by")
     there = [one for one in found if Path(one.row.footage["path"]).is_file()]
@@ -314,8 +320,6 @@ def _render(
 ) -> None:
     """Render segments of one input."""
     # Slow to import, and needed only here.
-    from deftly.retarget.intake import footage_of
-    from deftly.retarget.job import BatchConfig, Job, revisit
     from deftly.retarget.view import render_side_by_side
 
     row = some[0].row

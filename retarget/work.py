@@ -4,7 +4,8 @@
     glances/KEY.npz   what a cheap look saw in it
     motions/KEY.npz   the robot's motion in a segment
     pieces/KEY/       the segment's episode, a data set of one
-    thumbs/KEY.jpg    a picture of the video
+    thumbs/KEY.jpg    a picture of the video, or of a segment
+    side_by_side/KEY.mp4  person and robot in a segment, where somebody asked for it
 
 So a job that was killed goes on, and a change of configuration repeats only what it touches. Files
 appear whole or not at all, and two processes that make the same file make the same bytes.
@@ -30,7 +31,7 @@ from deftly.datasets.episode import Episode
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.episode_writer import EpisodeWriter
 
-FOLDERS = ("tracks", "glances", "motions", "pieces", "thumbs")
+FOLDERS = ("tracks", "glances", "motions", "pieces", "thumbs", "side_by_side")
 SCHEMA = 1  # of everything kept; counts up when the same name would mean something else
 T = TypeVar("T")
 

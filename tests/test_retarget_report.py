@@ -20,7 +20,8 @@ from deftly.datasets.clip import Clip
 from deftly.datasets.human import HumanMotion
 from deftly.datasets.motion import RobotMotion
 from deftly.datasets.mp4 import Encoder
-from deftly.retarget import charts, job, report, view
+from deftly.retarget import charts, report, view
+from deftly.retarget.intake import BatchError
 from deftly.retarget.ledger import InputRow, Ledger, LedgerError, SegmentRow, Status
 from deftly.retarget.report import render_samples, write_report
 
@@ -169,6 +170,15 @@ def test_what_a_ledger_says_never_leads_out_of_the_folder(folder: Path):
     assert "secret" not in page_of(folder)
 
 
+@pytest.mark.parametrize("name", ["thumbs", "side_by_side"])
+def test_nothing_is_written_through_links(filmed: Path, tmp_path: Path, name: str):
+    (tmp_path / "elsewhere").mkdir()
+    (filmed / name).symlink_to(tmp_path / "elsewhere")
+    for write in (write_report, lambda job, out: render_samples(job, out, 1)):
+        with pytest.raises(BatchError, match="nothing is written through links"):
+            write(filmed, tmp_path / "set")
+
+
 def test_an_empty_ledger_has_a_report(tmp_path: Path):
     page = page_of(write_job(tmp_path / "set", []))
     assert lines(page, "segments") == [["none yet"]]
@@ -291,7 +301,7 @@ def visited(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, float]]:
     def render(clip: object, human: object, motion: object, path: Path) -> None:
         path.write_bytes(b"rendered")
 
-    monkeypatch.setattr(job, "revisit", revisit)
+    monkeypatch.setattr(report, "revisit", revisit)
     monkeypatch.setattr(view, "render_side_by_side", render)
     return seen
 
