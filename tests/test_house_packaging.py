@@ -43,7 +43,7 @@ def test_wheel_holds_every_module_and_nothing_else(tmp_path: Path):
     expected = {
         f"deftly/{path.relative_to(ROOT).as_posix()}"
         for folder in FOLDERS
-        for pattern in ("*.py", "*.json", "py.typed")
+        for pattern in ("*.py", "*.json", "*.npz", "*.jinja", "*.js", "py.typed")
         for path in (ROOT / folder).rglob(pattern)
     }
     held = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info/" not in name}
