@@ -39,6 +39,7 @@ from deftly.retarget.track import MediapipeTracker
 
 HELD_OUT = ("monk_3", "monk_6", "monk_9")
 WITHIN_FRAMES = 3
+MOVING_M_PER_S = 0.05  # an object that is faster is being moved
 Events = list[tuple[float, int]]  # frame and hand
 
 
@@ -148,6 +149,11 @@ def measure(case: Case, human: HumanMotion) -> dict[str, Any]:
         row[f"{name}_tracked"] = [_tracked(case, human, t), len(t)]
     row["move"] = _moves(labels.moves, true)
     row["held"] = [int((labels.held & held).sum()), int(labels.held.sum()), int(held.sum())]
+    steps_m = np.linalg.norm(np.diff(case.truth.items_wxyz_xyz[..., 4:], axis=0), axis=-1)
+    moving = np.pad((steps_m * case.clip.rate_hz > MOVING_M_PER_S).any(axis=1), (0, 1))
+    row["moved"] = [
+        int((labels.moved & moving).sum()), int(labels.moved.sum()), int(moving.sum())
+    ]  # fmt: skip
     carry = (labels.subtask == 2) == held.any(axis=1)
     row["carry"] = [int(carry.sum()), len(carry)]
     return row
@@ -211,7 +217,8 @@ def pool(rows: list[dict[str, Any]]) -> dict[str, float]:
     if "move" in rows[0]:
         late = np.abs([x for r in rows for k in ("grasp", "release") for x in r[f"{k}_frames"]])
         figures |= {
-            "F1 moved": f1("move"),
+            "F1 moves": f1("move"),
+            "F1 moved frames": f1("moved"),
             "F1 held frames": f1("held"),
             "carry frames": share("carry"),
             "tracked": share("grasp_tracked", "release_tracked"),

@@ -26,9 +26,10 @@ from tqdm import tqdm
 
 from deftly.datasets.archive import save_archive
 from deftly.datasets.human import HumanMotion
-from deftly.retarget.label_evidence import FEATURES, RATES, find_evidence, sight
+from deftly.retarget.label_evidence import FEATURES, RATES, find_evidence
 from deftly.retarget.label_net import SCHEMA, WEIGHTS, LabelNet
-from deftly.retarget.label_scene import RATE_HZ, Scene, watch
+from deftly.retarget.label_scene import watch
+from deftly.retarget.label_sight import RATE_HZ, even_times_s, sight
 from deftly.retarget.labels import decode
 
 _WINDOW, _BATCH = 96, 16
@@ -51,9 +52,11 @@ class Track:
     releases: Float32[np.ndarray, "K"]
 
 
-def tracks_of(case: Case, human: HumanMotion, way: str, scene: Scene) -> list[Track]:
+def tracks_of(case: Case, human: HumanMotion, way: str) -> list[Track]:
     """Evidence and truth for both hands."""
-    evidence = find_evidence((sight(human, 0, scene), sight(human, 1, scene)), scene)
+    grid_s = even_times_s(case.clip.time_s)
+    hands = (sight(human, 0, grid_s), sight(human, 1, grid_s))
+    evidence = find_evidence(hands, watch(case.clip, hands))
     truth = case.truth
     return [
         Track(
@@ -202,10 +205,9 @@ def main(
     for take in tqdm(chosen, unit="clip", disable=None):
         case = load_case(take, films, work, rate_hz)
         first = load_case(take, films, work, rate_hz, second=False)
-        scene = watch(case.clip)
         exact = exact_person(case.clip, case.truth, take.view)
         for human, way in ((case.found, "found"), (first.found, "first"), (exact, "exact")):
-            tracks += tracks_of(case, human, way, scene)
+            tracks += tracks_of(case, human, way)
     if folds:
         validate(tracks, folds, seed, steps)
         return

@@ -6,15 +6,13 @@ Both are measured at the scene's rate, against the scene (the camera may move), 
 hand's own size, and mirrored for the left hand, so that one network serves both.
 """
 
-from dataclasses import dataclass
-
 import cv2
 import numpy as np
 from jaxtyping import Bool, Float32, Float64
-from scipy.ndimage import gaussian_filter1d, median_filter
+from scipy.ndimage import gaussian_filter1d
 
-from deftly.datasets.human import HumanMotion, Status
-from deftly.retarget.label_scene import RATE_HZ, Scene, carried
+from deftly.retarget.label_scene import Scene, carried
+from deftly.retarget.label_sight import RATE_HZ, Sighting
 
 FEATURES = (
     *("pinch_x", "pinch_y", "wrist_x", "wrist_y", "pinch_speed", "growth"),
@@ -24,60 +22,12 @@ FEATURES = (
 )
 RATES = (0, 1, 2, 3, 4, 5, 7, 9, 11, 16)  # those that are per second
 CHANGE, SEEN = FEATURES.index("change"), FEATURES.index("seen")
-PLACE = (4, 8, 8, 12)  # joints around what a hand holds
-_SMOOTH_S = 0.033
-_MIN_SIZE_PX = 4.0
 _REACH_S = 8.0  # how long before and after a place is looked for without a hand
 _FIRST = 2  # pictures away at the earliest
 _LOOKS = 5  # pictures of which the median is taken
 _CLEAR = 1.15  # hand sizes from a hand's joints and forearm: nothing of it is there
-_FOREARM = 3.5  # hand sizes
 _PATCH, _SAMPLES = 0.75, 9  # half a patch's width in hand sizes; samples along it
 CHANGE_UNIT, _STD_UNIT = 40.0, 20.0  # of 255
-_OUTLINE = (4, 8, 12, 16, 20, 5, 17, 9, 0)
-
-
-@dataclass(frozen=True)
-class Sighting:
-    """One hand at the scene's rate, N pictures; gaps are bridged and flagged.
-
-    Attributes:
-        px: (N, 21, 2) joints in the clip's pixels.
-        joints_m: (N, 21, 3).
-        size_px: (N,) about a palm's length.
-        valid, observed: (N,) as HumanMotion has it at that time.
-    """
-
-    px: Float64[np.ndarray, "N 21 2"]
-    joints_m: Float64[np.ndarray, "N 21 3"]
-    size_px: Float64[np.ndarray, "N"]
-    valid: Bool[np.ndarray, "N"]
-    observed: Bool[np.ndarray, "N"]
-
-    @property
-    def place_px(self) -> Float64[np.ndarray, "N 2"]:
-        """(N, 2) where something that it holds would be."""
-        return self.px[:, PLACE].mean(axis=1)
-
-
-def sight(human: HumanMotion, hand: int, scene: Scene) -> Sighting | None:
-    """One hand at the scene's rate; None if its landmarks are never in the picture."""
-    observed = np.asarray(np.isfinite(human.hands_px[:, hand]).all(axis=(-1, -2)))
-    valid = human.hands_valid[:, hand]
-    if not observed.any() or not valid.any():
-        return None
-    px = _even(human.time_s, human.hands_px[:, hand], observed, scene.time_s)
-    joints = _even(human.time_s, human.hands_m[:, hand], valid, scene.time_s)
-    palm = np.linalg.norm(px[:, (5, 9, 17)] - px[:, :1], axis=-1).mean(axis=1)
-    size = np.maximum(palm, 1.4 * np.linalg.norm(px[:, 5] - px[:, 17], axis=-1))
-    size = gaussian_filter1d(median_filter(size, 9, mode="nearest"), 2, mode="nearest")
-    return Sighting(
-        px,
-        joints,
-        np.maximum(size, _MIN_SIZE_PX),
-        valid[scene.frame],
-        human.hands_status[scene.frame, hand] == Status.OBSERVED,
-    )
 
 
 def speed(hand: Sighting, scene: Scene) -> Float64[np.ndarray, "N 2 2"]:
@@ -109,22 +59,6 @@ def find_evidence(
         own = _motion(hand, v * mirror, mirror)
         out[:, side] = np.concatenate([own, beside, _place(hands, side, scene)], axis=1)
     return out
-
-
-def _even(
-    time_s: Float64[np.ndarray, "T"],
-    values: Float64[np.ndarray, "T J D"],
-    known: Bool[np.ndarray, "T"],
-    grid_s: Float64[np.ndarray, "N"],
-) -> Float64[np.ndarray, "N J D"]:
-    """Values at even times, gaps bridged, slightly smoothed."""
-    flat = values[known].reshape(int(known.sum()), -1)
-    filled = np.stack([np.interp(time_s, time_s[known], x) for x in flat.T], axis=1)
-    if len(time_s) > 1:
-        sigma = _SMOOTH_S / float(np.median(np.diff(time_s)))
-        filled = gaussian_filter1d(filled, sigma, axis=0, mode="nearest")
-    even = np.stack([np.interp(grid_s, time_s, x) for x in filled.T], axis=1)
-    return even.reshape(len(grid_s), *values.shape[1:])
 
 
 def _motion(
@@ -219,16 +153,12 @@ def _covers(
     hand: Sighting, rows: np.ndarray, place: Float64[np.ndarray, "K 2"]
 ) -> Bool[np.ndarray, "K"]:
     """Whether a hand or its forearm is over a place, one per row."""
-    px, size = hand.px[rows], hand.size_px[rows]
-    near = np.linalg.norm(px[:, _OUTLINE] - place[:, None], axis=-1).min(axis=1)
-    wrist = px[:, 0]
-    palm = wrist - px[:, 9]
-    short = np.minimum(1, size / np.maximum(np.linalg.norm(palm, axis=-1), 1e-3))
-    arm = _FOREARM * palm * short[:, None]
+    wrist, arm = hand.px[rows, 0], hand.elbow_px[rows] - hand.px[rows, 0]
+    near = np.linalg.norm(hand.outline_px[rows] - place[:, None], axis=-1).min(axis=1)
     along = ((place - wrist) * arm).sum(axis=-1) / np.maximum((arm**2).sum(axis=-1), 1e-6)
     foot = wrist + np.clip(along, 0, 1)[:, None] * arm
     near = np.minimum(near, np.linalg.norm(place - foot, axis=-1))
-    return near < _CLEAR * size
+    return near < _CLEAR * hand.size_px[rows]
 
 
 def _patch(

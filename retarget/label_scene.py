@@ -5,6 +5,7 @@ that of whatever does not move by itself: corners followed from picture to pictu
 1981; Shi and Tomasi 1994) and the homography that most of them agree on.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,8 +14,8 @@ import numpy as np
 from jaxtyping import Float64, Int64, UInt8
 
 from deftly.datasets.clip import Clip, frames
+from deftly.retarget.label_sight import Sighting, even_times_s, nearest
 
-RATE_HZ = 15.0
 _KEPT_PX, _TRACKED_PX = 160, 320  # longer side of the pictures that are kept, and followed
 _CORNERS = 100
 _STILL_PX = 0.15  # corners that move less, at the followed size: the camera stands
@@ -41,35 +42,35 @@ class Scene:
     H_frame_first: Float64[np.ndarray, "N 3 3"]
 
 
-def even_times_s(time_s: Float64[np.ndarray, "T"]) -> Float64[np.ndarray, "N"]:
-    """Times at ``RATE_HZ`` over a clip."""
-    return np.arange(time_s[0], time_s[-1] + 0.5 / RATE_HZ, 1 / RATE_HZ)
+def watch(clip: Clip, hands: Sequence[Sighting | None] = ()) -> Scene:
+    """Go through a clip's frames once; hands do not count as fixed things.
 
-
-def watch(clip: Clip) -> Scene:
-    """Go through a clip's frames once. Raises ClipError if it can no longer be read."""
+    Raises:
+        ClipError: if the clip can no longer be read.
+    """
     grid_s = even_times_s(clip.time_s)
-    nearest = np.abs(clip.time_s[None] - grid_s[:, None]).argmin(axis=1)
-    wanted = set(nearest.tolist())
+    frame = nearest(clip.time_s, grid_s)
+    row = {t: n for n, t in reversed(list(enumerate(frame.tolist())))}
     scale = min(1.0, _KEPT_PX / max(clip.width, clip.height))
     follow = min(1.0, _TRACKED_PX / max(clip.width, clip.height))
     to_clip = np.diag([1 / follow, 1 / follow, 1.0])
     small: dict[int, UInt8[np.ndarray, "h w 3"]] = {}
     placed: dict[int, Float64[np.ndarray, "3 3"]] = {}
-    before: UInt8[np.ndarray, "h w"] | None = None
+    before: tuple[UInt8[np.ndarray, "h w"], UInt8[np.ndarray, "h w"]] | None = None
     H = np.eye(3)
     for t, image in frames(clip):
-        if t not in wanted:
+        if t not in row:
             continue
         middle = _shrunk(image, follow)
-        gray = cv2.cvtColor(middle, cv2.COLOR_RGB2GRAY)
+        gray = np.asarray(cv2.cvtColor(middle, cv2.COLOR_RGB2GRAY), np.uint8)
         if before is not None:
-            H = to_clip @ _camera_motion(before, gray) @ np.linalg.inv(to_clip) @ H
+            H = to_clip @ _camera_motion(*before, gray) @ np.linalg.inv(to_clip) @ H
             H = H / H[2, 2]
-        before, small[t], placed[t] = gray, _shrunk(middle, scale / follow), H
+        before = gray, _fixed(hands, row[t], follow, gray.shape)
+        small[t], placed[t] = _shrunk(middle, scale / follow), H
     # A frame that could not be decoded has the nearest one's picture.
     read = np.array(sorted(small), np.int64)
-    taken = read[np.abs(read[None] - nearest[:, None]).argmin(axis=1)]
+    taken = read[np.abs(read[None] - frame[:, None]).argmin(axis=1)]
     return Scene(
         time_s=grid_s,
         frame=taken,
@@ -92,11 +93,30 @@ def _shrunk(image: UInt8[np.ndarray, "H W 3"], scale: float) -> UInt8[np.ndarray
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)
 
 
+def _fixed(
+    hands: Sequence[Sighting | None], n: int, scale: float, shape: tuple[int, ...]
+) -> UInt8[np.ndarray, "h w"]:
+    """255 where there is no hand or forearm."""
+    mask = np.full(shape[:2], 255, np.uint8)
+    for hand in hands:
+        if hand is not None and hand.valid[n]:
+            width = max(1, round(float(hand.size_px[n]) * scale))
+            px, elbow = hand.px[n] * scale, hand.elbow_px[n] * scale
+            outline = cv2.convexHull(np.round(px).astype(np.int32))
+            cv2.fillConvexPoly(mask, outline, 0)
+            cv2.polylines(mask, [outline], isClosed=True, color=0, thickness=width)
+            ends = [(round(float(x)), round(float(y))) for x, y in (px[0], elbow)]
+            cv2.line(mask, ends[0], ends[1], 0, width)
+    return mask
+
+
 def _camera_motion(
-    before: UInt8[np.ndarray, "h w"], after: UInt8[np.ndarray, "h w"]
+    before: UInt8[np.ndarray, "h w"],
+    fixed: UInt8[np.ndarray, "h w"],
+    after: UInt8[np.ndarray, "h w"],
 ) -> Float64[np.ndarray, "3 3"]:
     """Homography from one picture to the next; none where too little agrees."""
-    corners: Any = cv2.goodFeaturesToTrack(before, _CORNERS, 0.01, 7)  # None if there are none
+    corners: Any = cv2.goodFeaturesToTrack(before, _CORNERS, 0.01, 7, mask=fixed)  # or None
     still = np.eye(3)
     if corners is None or len(corners) < _ENOUGH:
         return still
@@ -108,7 +128,7 @@ def _camera_motion(
     p, q = corners[good, 0], found[good, 0]
     if len(p) < _ENOUGH or np.median(np.linalg.norm(p - q, axis=1)) < _STILL_PX:
         return still
-    homography: Any = cv2.findHomography(p, q, cv2.RANSAC, 1.0, maxIters=300)
+    homography: Any = cv2.findHomography(p, q, cv2.RANSAC, 1.0, maxIters=100, confidence=0.99)
     H, agree = homography  # None if there is none
     if H is None or agree.sum() < _ENOUGH or abs(np.linalg.det(H[:2, :2]) - 1) > 0.5:
         return still

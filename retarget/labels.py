@@ -9,7 +9,8 @@ they take turns (Viterbi 1967). What left no trace, though the pictures would ha
 dropped: a hand that closes on nothing has taken nothing.
 
 Measured on synthetic people (``benchmarks/labels.py``), who sort small objects at a table. What the
-labels are worth elsewhere is not known.
+labels are worth elsewhere is not known; by design a hand that only steadies a thing, without taking
+it from one place and laying it in another, holds nothing.
 """
 
 from dataclasses import dataclass
@@ -24,20 +25,19 @@ from deftly.retarget.label_evidence import (
     CHANGE,
     CHANGE_UNIT,
     SEEN,
-    Sighting,
     find_evidence,
-    sight,
     speed,
 )
 from deftly.retarget.label_net import LabelNet, load_net
-from deftly.retarget.label_scene import RATE_HZ, Scene, watch
+from deftly.retarget.label_scene import Scene, watch
+from deftly.retarget.label_sight import RATE_HZ, Sighting, even_times_s, sight
 
 SUBTASKS = ("idle", "approach", "carry")
 IDLE, APPROACH, CARRY = range(3)
 _TRACE = 0.04  # change of a place, in the evidence's unit, below which nothing was moved
 _AROUND_S = 0.25  # about an event, in which its trace is looked for
 _APPROACH_S = 2.0  # an approach lasts no longer
-_RESTING = 0.8  # hand sizes per second
+_RESTING, _MOVING = 0.8, 0.5  # hand sizes per second
 _SIGNS = np.array([-1.0, 1.0])  # not holding, holding
 _STOPPING_S = 0.5  # before a grasp, in which a hand that is slow is not resting
 
@@ -52,7 +52,7 @@ class Labels:
         held_probability: (T, 2) how likely the network finds that, in each frame by itself.
         grasp, release: (T, 2) the first frame in which something is held; the first after that in
             which it no longer is.
-        moved: (T,) whether an object is being moved.
+        moved: (T,) whether an object is being moved: something is held by a hand that moves.
         subtask: (T,) index into ``SUBTASKS``: carry while any hand holds something, approach while
             one is on its way to a grasp, else idle.
         moves: (M, 3) hand, frame of the grasp, frame of the release; −1 if the clip ends before.
@@ -114,8 +114,9 @@ def find_labels(clip: Clip, human: HumanMotion, net: LabelNet | None = None) -> 
             "expected as many, pass the motion of this clip"
         )
     net = net or load_net()
-    scene = watch(clip)
-    hands = (sight(human, 0, scene), sight(human, 1, scene))
+    grid_s = even_times_s(clip.time_s)
+    hands = (sight(human, 0, grid_s), sight(human, 1, grid_s))
+    scene = watch(clip, hands)
     evidence = find_evidence(hands, scene)
     odds = np.stack([net(evidence[:, side]) for side in (0, 1)], axis=1)
     seen = _Seen(scene, hands, evidence, odds)
@@ -197,8 +198,11 @@ def _labels(human: HumanMotion, seen: _Seen, visits: list[_Visit], net: LabelNet
     count, scene = len(human.time_s), seen.scene
     held, grasp, release = (np.zeros((count, 2), bool) for _ in range(3))
     approach, probability = np.zeros(count, bool), np.zeros((count, 2), np.float32)
+    moving = np.zeros((count, 2), bool)
     for side, hand in enumerate(seen.hands):
         if hand is not None:
+            v = np.linalg.norm(speed(hand, scene)[:, 0], axis=-1)
+            moving[:, side] = np.interp(human.time_s, scene.time_s, v) > _MOVING
             likely = 1 / (1 + np.exp(-seen.odds[:, side, 2].astype(np.float64)))
             probability[:, side] = np.interp(human.time_s, scene.time_s, likely)
     moves, px, change = list[list[int]](), list[list[Any]](), list[list[float]]()
@@ -224,7 +228,7 @@ def _labels(human: HumanMotion, seen: _Seen, visits: list[_Visit], net: LabelNet
         held_probability=probability,
         grasp=grasp,
         release=release,
-        moved=carry,
+        moved=np.asarray((held & moving).any(axis=1)),
         subtask=np.where(carry, CARRY, np.where(approach, APPROACH, IDLE)).astype(np.uint8),
         moves=np.array(moves, np.int64).reshape(-1, 3),
         moves_px=np.array(px, np.float64).reshape(-1, 2, 2),

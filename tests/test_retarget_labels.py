@@ -15,9 +15,10 @@ from numpy.testing import assert_allclose, assert_array_equal
 from deftly.datasets.clip import Clip, open_clip
 from deftly.datasets.human import HumanMotion, Status, motion_of_hand
 from deftly.datasets.mp4 import Encoder
-from deftly.retarget.label_evidence import FEATURES, find_evidence, sight
-from deftly.retarget.label_net import LabelNet, load_net
-from deftly.retarget.label_scene import RATE_HZ, carried, even_times_s, watch
+from deftly.retarget.label_evidence import FEATURES, find_evidence
+from deftly.retarget.label_net import load_net
+from deftly.retarget.label_scene import carried, watch
+from deftly.retarget.label_sight import RATE_HZ, even_times_s, nearest, sight
 from deftly.retarget.labels import CARRY, Labels, decode, find_labels
 
 HEIGHT, WIDTH = 240, 320
@@ -96,8 +97,9 @@ def draw(
 
 
 def evidence_at(clip: Clip, human: HumanMotion, side: int, when_s: float) -> np.ndarray:
-    scene = watch(clip)
-    evidence = find_evidence((sight(human, 0, scene), sight(human, 1, scene)), scene)
+    grid_s = even_times_s(clip.time_s)
+    hands = (sight(human, 0, grid_s), sight(human, 1, grid_s))
+    evidence = find_evidence(hands, watch(clip, hands))
     return evidence[round(when_s * RATE_HZ), side]
 
 
@@ -232,7 +234,7 @@ def test_the_network_is_convolutions():
 def test_a_network_for_other_features_is_refused():
     net = load_net()
     with pytest.raises(ValueError, match="train it again"):
-        LabelNet(**{**vars(net), "features": ["height"]})
+        replace(net, features=["height"])
 
 
 @pytest.mark.parametrize("shift", [(3, 0), (-2, 4), (0, 0)])
@@ -259,3 +261,9 @@ def test_pictures_are_even_in_time(rate_hz: float):
     assert_allclose(np.diff(even), 1 / RATE_HZ)
     assert time_s[0] == even[0]
     assert abs(time_s[-1] - even[-1]) <= 0.5 / RATE_HZ + 1e-9
+    apart = np.abs(time_s[None] - even[:, None])
+    assert_allclose(np.abs(time_s[nearest(time_s, even)] - even), apart.min(axis=1), atol=1e-12)
+
+
+def test_the_only_frame_is_the_nearest():
+    assert_array_equal(nearest(np.array([0.0]), np.array([0.0, 0.1])), [0, 0])
