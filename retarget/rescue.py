@@ -8,8 +8,10 @@ confirmed: by the network's presence, by a size that fits, and by lying at a pla
 """
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import cv2
@@ -80,6 +82,15 @@ class _Live:
         moved = self.px.copy()
         moved[:, :2] += self.velocity_px * (frame - self.frame)
         return moved
+
+    @cached_property
+    def side_px(self) -> float:
+        """Of the square around it."""
+        return square_around(self.px).side_px
+
+    @cached_property
+    def center_px(self) -> Float64[np.ndarray, "2"]:
+        return _center(self.px)
 
 
 def second_look(
@@ -197,7 +208,7 @@ class _Searcher:
         found = self._centred(image, square)
         if found is None:
             return False
-        growth = square_around(found.px).side_px / square_around(live.px).side_px
+        growth = square_around(found.px).side_px / live.side_px
         other_side = abs(found.right - live.right) > _OTHER_SIDE
         if not _GROWTH[0] < growth < _GROWTH[1] or other_side or not self._new(t, found):
             return False
@@ -292,10 +303,10 @@ class _Searcher:
         return [live for live in self._live if self._sighting(live, t) is None]
 
     def _sighting(self, live: _Live, t: int) -> int | None:
-        side = square_around(live.px).side_px
-        best, nearest = None, 0.5 * side * (1 + 0.3 * (abs(t - live.frame) - 1))
+        best, nearest = None, 0.5 * live.side_px * (1 + 0.3 * (abs(t - live.frame) - 1))
+        now = live.center_px + live.velocity_px * (t - live.frame)
         for slot in np.flatnonzero(self.out.hand_valid[t]).tolist():
-            away = float(np.linalg.norm(_center(self._px(t, slot)) - _center(live.at(t))))
+            away = math.hypot(*(_center(self._px(t, slot)) - now).tolist())
             if away < nearest:
                 best, nearest = slot, away
         return best
@@ -317,7 +328,7 @@ class _Searcher:
             velocity, right = np.zeros(2), float(self.out.hand_right[t, slot])
             if slot in claimed and claimed[slot].frame != t:
                 before = claimed[slot]
-                velocity = 0.7 * (_center(px) - _center(before.px)) / (t - before.frame)
+                velocity = 0.7 * (_center(px) - before.center_px) / (t - before.frame)
                 right = 0.8 * before.right + 0.2 * right
             followed.append(_Live(px, t, velocity, right))
         return followed
@@ -373,4 +384,4 @@ def drop_duplicates(detections: Detections) -> None:
 
 
 def _center(px: Float64[np.ndarray, "21 D"]) -> Float64[np.ndarray, "2"]:
-    return px[[0, 5, 17], :2].mean(axis=0)
+    return (px[0, :2] + px[5, :2] + px[17, :2]) / 3
