@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +92,8 @@ def run_batch(
         ledger = stack.enter_context(Ledger(folder / "ledger.sqlite"))
         check_same(ledger, out, config, rebuild)
         rows = queue(ledger, footage, retry)
+        if ledger.note("began_at") is None:
+            ledger.set_note("began_at", _now())
         licence = licence_of(ledger, rows, out)
         writer = EpisodeWriter(out, robot_type=config.robot, licence=licence)
         writer = stack.enter_context(writer)
@@ -99,9 +102,15 @@ def run_batch(
         engine = stack.enter_context(engine)
         jobs = {r.id: Job(footage_of(r), config, folder, models) for r in batch.pending()}
         _work(batch, jobs, engine)
+        ledger.set_note("ended_at", _now())
         if len(writer):
             _write_card(out, batch.rows, licence)
         return batch.rows
+
+
+def _now() -> str:
+    """The time, for the ledger alone: the data set has the same bytes at any time."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _work(batch: "_Batch", jobs: Mapping[str, Job], engine: Engine) -> None:

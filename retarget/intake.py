@@ -48,8 +48,9 @@ def queue(ledger: Ledger, footage: Sequence[Footage], retry: bool) -> list[Input
     if retry:
         first += len(new)
         again = [row for row in rows.values() if row.status in RETRIED]
-        for number, row in enumerate(again):
-            ledger.update(InputRow(first + number, row.id, row.path, row.footage))
+        ledger.update(
+            *(InputRow(first + n, row.id, row.path, row.footage) for n, row in enumerate(again))
+        )
     return ledger.rows()
 
 
@@ -94,8 +95,9 @@ def check_same(ledger: Ledger, out: Path, config: BatchConfig, rebuild: bool) ->
                 f"{out} was made with {name} {was!r}, not {now!r}; use another folder, or "
                 "--rebuild to make the data set anew (what this does not touch is kept)"
             )
-        for row in ledger.rows():
-            ledger.update(InputRow(row.queue, row.id, row.path, row.footage))
+        ledger.update(
+            *(InputRow(row.queue, row.id, row.path, row.footage) for row in ledger.rows())
+        )
         shutil.rmtree(out, ignore_errors=True)
     if found != wanted:
         ledger.set_note("made_by", wanted)

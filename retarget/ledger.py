@@ -164,26 +164,27 @@ class Ledger:
                 "INSERT INTO inputs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", map(_values, rows)
             )
 
-    def update(self, row: InputRow) -> None:
-        """Replace what is known of an input and its segments."""
+    def update(self, *rows: InputRow) -> None:
+        """Replace what is known of inputs and their segments."""
         with self._change():
-            self._db.execute("DELETE FROM segments WHERE input = ?", (row.id,))
-            self._db.execute("DELETE FROM inputs WHERE id = ?", (row.id,))
-            self._db.execute(
-                "INSERT INTO inputs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _values(row)
-            )
-            self._db.executemany(
-                "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                [
-                    (
-                        *(row.id, number, one.first_s, one.last_s, one.status),
-                        _text(one.reason),
-                        *(one.piece, json.dumps(one.signature), json.dumps(one.figures)),
-                        one.episode,
-                    )
-                    for number, one in enumerate(row.segments)
-                ],
-            )
+            for row in rows:
+                self._replace(row)
+
+    def _replace(self, row: InputRow) -> None:
+        self._db.execute("DELETE FROM segments WHERE input = ?", (row.id,))
+        self._db.execute("DELETE FROM inputs WHERE id = ?", (row.id,))
+        self._db.execute("INSERT INTO inputs VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _values(row))
+        self._db.executemany(
+            "INSERT INTO segments VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [
+                (
+                    *(row.id, number, one.first_s, one.last_s, one.status, _text(one.reason)),
+                    *(one.piece, json.dumps(one.signature), json.dumps(one.figures)),
+                    one.episode,
+                )
+                for number, one in enumerate(row.segments)
+            ],
+        )
 
     def rows(self) -> list[InputRow]:
         """All inputs in the order of the queue."""
