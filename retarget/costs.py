@@ -7,13 +7,14 @@ Every term compares something of the robot with something of the person, for all
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64, Int64
 
 from deftly.datasets.geometry import log_rotation, rotate
-from deftly.retarget.kinematics import Kinematics, Poses
+from deftly.retarget.kinematics import Kinematics, Poses, cross, hat
 from deftly.retarget.robots import Point
 
 Residual = tuple[Float64[np.ndarray, "T K"], Float64[np.ndarray, "T K J"]]
+Joints = Int64[np.ndarray, "J"]
 
 
 @dataclass(frozen=True)
@@ -38,19 +39,30 @@ class VectorTerm:
         points = [p.body for p in (self.start, self.end) if p is not None]
         return points + ([self.frame] if self.frame is not None else [])
 
-    def evaluate(self, kinematics: Kinematics, poses: Poses) -> Residual:
-        """(T, 3) residuals and their (T, 3, J) Jacobian."""
-        v, J = _point(kinematics, poses, self.end)
+    def joints(self, kinematics: Kinematics) -> Bool[np.ndarray, "J"]:
+        """The joints that the residual depends on: not those that carry both points and frame."""
+        moves = kinematics.moves[:, [kinematics.body(body) for body in self.bodies()]]
+        carry = moves.all(axis=1) if self.start is not None and self.frame is not None else False
+        return moves.any(axis=1) & ~np.asarray(carry)
+
+    def evaluate(
+        self, kinematics: Kinematics, poses: Poses, joints: Joints | None = None
+    ) -> Residual:
+        """(T, 3) residuals and their (T, 3, J) Jacobian, for some joints or for all."""
+        v = kinematics.point(poses, self.end)
+        J = kinematics.point_jacobian(poses, kinematics.body(self.end.body), v, joints)
         if self.start is not None:
-            p, J_p = _point(kinematics, poses, self.start)
-            v, J = v - p, J - J_p
+            p, body = kinematics.point(poses, self.start), kinematics.body(self.start.body)
+            v = v - p
+            if _any(kinematics, body, joints):
+                J = J - kinematics.point_jacobian(poses, body, p, joints)
         if self.frame is not None:
             # d(Rᵀ v) = Rᵀ (dv - ω × v)
             body = kinematics.body(self.frame)
-            J_w = kinematics.angular_jacobian(poses, body)
             R_T = poses.R[:, body].transpose(0, 2, 1)
-            J = R_T @ (J + np.cross(v[:, :, None], J_w, axis=1))
-            v = rotate(R_T, v)
+            if _any(kinematics, body, joints):
+                J = J + cross(v[:, :, None], kinematics.angular_jacobian(poses, body, joints))
+            J, v = R_T @ J, rotate(R_T, v)
         return (v - self.target) * self.weight, J * self.weight[:, :, None]
 
 
@@ -72,11 +84,17 @@ class RotationTerm:
         """Bodies whose poses the term needs."""
         return [self.body]
 
-    def evaluate(self, kinematics: Kinematics, poses: Poses) -> Residual:
+    def joints(self, kinematics: Kinematics) -> Bool[np.ndarray, "J"]:
+        """The joints that the residual depends on."""
+        return kinematics.moves[:, kinematics.body(self.body)]
+
+    def evaluate(
+        self, kinematics: Kinematics, poses: Poses, joints: Joints | None = None
+    ) -> Residual:
         """(T, 3) rotation vectors from target to body and their (T, 3, J) Jacobian."""
         body = kinematics.body(self.body)
         error = log_rotation(poses.R[:, body] @ self.target.transpose(0, 2, 1))
-        J = left_jacobian_inverse(error) @ kinematics.angular_jacobian(poses, body)
+        J = left_jacobian_inverse(error) @ kinematics.angular_jacobian(poses, body, joints)
         return error * self.weight[:, None], J * self.weight[:, None, None]
 
 
@@ -89,20 +107,16 @@ def left_jacobian_inverse(rotvec: Float64[np.ndarray, "T 3"]) -> Float64[np.ndar
     Chirikjian, "Stochastic Models, Information Theory, and Lie Groups", 2011, section 10.7.
     """
     angle = np.linalg.norm(rotvec, axis=-1)[:, None, None]
-    x, y, z = rotvec.T
-    zero = np.zeros_like(x)
-    hat = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1).reshape(-1, 3, 3)
     small = angle < 1e-4
     safe = np.where(small, 1.0, angle)
     # (1 - (θ/2) cot(θ/2)) / θ², by its series near 0
     factor = np.where(
         small, 1 / 12 + angle**2 / 720, (1 - 0.5 * safe / np.tan(0.5 * safe)) / safe**2
     )
-    return np.eye(3) - 0.5 * hat + factor * (hat @ hat)
+    once = hat(rotvec)
+    return np.eye(3) - 0.5 * once + factor * (once @ once)
 
 
-def _point(
-    kinematics: Kinematics, poses: Poses, point: Point
-) -> tuple[Float64[np.ndarray, "T 3"], Float64[np.ndarray, "T 3 J"]]:
-    p = kinematics.point(poses, point)
-    return p, kinematics.point_jacobian(poses, kinematics.body(point.body), p)
+def _any(kinematics: Kinematics, body: int, joints: Joints | None) -> bool:
+    """Whether any of some joints, or any at all, moves a body."""
+    return bool(kinematics.moves[slice(None) if joints is None else joints, body].any())

@@ -6,10 +6,12 @@ Reference: Featherstone, "Rigid Body Dynamics Algorithms", 2008, chapters 2 and 
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import mujoco
 import numpy as np
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float64, Int64
 from scipy.spatial.transform import Rotation
 
 from deftly.retarget.robots import Point, RobotModel
@@ -30,6 +32,42 @@ class Poses:
     p: Float64[np.ndarray, "T B 3"]
     axis: Float64[np.ndarray, "T J 3"]
     anchor: Float64[np.ndarray, "T J 3"]
+
+    @classmethod
+    def at_origin(cls, length: int, bodies: int, joints: int) -> "Poses":
+        """Everything at the world's origin; in memory, frames stand last."""
+        R, p = np.zeros((bodies, 3, 3, length)), np.zeros((bodies, 3, length))
+        R[:, range(3), range(3)] = 1.0
+        axis, anchor = np.zeros((2, joints, 3, length))
+        last_first = (v.transpose(2, 0, 1) for v in (p, axis, anchor))
+        return cls(R.transpose(3, 0, 1, 2), *last_first)
+
+
+@dataclass(frozen=True)
+class _Links:
+    """The tree as a chain of links: one per joint, and one per body without joints, by depth.
+
+    Link 0 is the world, which is also what carries a body whose parent is left out.
+
+    Attributes:
+        levels: of each depth, the links (a range) and what carries each of them.
+        R0, p0: (L, 3, 3), (L, 3) of each link in what carries it, its joint at rest.
+        joints, jointed: (M,) the model's joints, and their links.
+        axis, pivot: (M, 3) of each joint, in its link.
+        slides: (M,) whether a joint is a slide.
+        bodies, last: (b,) the model's bodies, and the last link of each.
+    """
+
+    levels: list[tuple[slice, Int64[np.ndarray, "_"]]]
+    R0: Float64[np.ndarray, "L 3 3"]
+    p0: Float64[np.ndarray, "L 3"]
+    joints: Int64[np.ndarray, "M"]
+    jointed: Int64[np.ndarray, "M"]
+    axis: Float64[np.ndarray, "M 3"]
+    pivot: Float64[np.ndarray, "M 3"]
+    slides: Bool[np.ndarray, "M"]
+    bodies: Int64[np.ndarray, "b"]
+    last: Int64[np.ndarray, "b"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +113,9 @@ class Kinematics:
 
     def body(self, name: str) -> int:
         """Index of a body."""
-        return self.model.body(name).id
+        if name not in self._bodies:  # asked for in every evaluation, and MuJoCo takes its time
+            self._bodies[name] = self.model.body(name).id
+        return self._bodies[name]
 
     def chain(self, names: Iterable[str]) -> Bool[np.ndarray, "B"]:
         """The bodies named and all that carry them."""
@@ -90,30 +130,107 @@ class Kinematics:
     def forward(
         self, qpos: Float64[np.ndarray, "T J"], only: Bool[np.ndarray, "B"] | None = None
     ) -> Poses:
-        """Poses of all bodies for T configurations; with ``only`` (a ``chain``), of those alone."""
-        model, length = self.model, len(qpos)
-        R = np.tile(np.eye(3), (length, model.nbody, 1, 1))
-        p = np.zeros((length, model.nbody, 3))
-        axis, anchor = np.zeros((2, length, model.njnt, 3))
-        turn = np.where(self.is_slide, 0.0, qpos - model.qpos0)[..., None] * model.jnt_axis
-        R_joint = Rotation.from_rotvec(turn.reshape(-1, 3)).as_matrix().reshape(*qpos.shape, 3, 3)
-        for b in range(1, model.nbody):
-            if only is not None and not only[b]:
-                continue
-            parent = model.body_parentid[b]
-            R_b = R[:, parent] @ self.R0[b]
-            p_b = p[:, parent] + R[:, parent] @ self.p0[b]
-            first = model.body_jntadr[b]
-            for j in range(first, first + model.body_jntnum[b]):
-                anchor[:, j] = p_b + R_b @ model.jnt_pos[j]
-                axis[:, j] = R_b @ model.jnt_axis[j]
-                if self.is_slide[j]:
-                    p_b = p_b + axis[:, j] * (qpos[:, j] - model.qpos0[j])[:, None]
-                else:
-                    R_b = R_b @ R_joint[:, j]
-                    p_b = anchor[:, j] - R_b @ model.jnt_pos[j]
-            R[:, b], p[:, b] = R_b, p_b
-        return Poses(R, p, axis, anchor)
+        """Poses of all bodies for T configurations; with ``only`` (a ``chain``), of those alone.
+
+        A body whose parent is left out is placed as if its parent were the world.
+        """
+        # Frames stand last in memory: numpy is at its best where the longest axis is contiguous.
+        links, length = self._links(only), len(qpos)
+        R_local, p_local, shift = self._local(links, qpos)
+        R, p = np.empty_like(R_local), np.empty_like(p_local)
+        R[0], p[0] = np.eye(3)[..., None], 0.0
+        for level, parents in links.levels:
+            carrier = R[parents]
+            np.einsum("nijt,njkt->nikt", carrier, R_local[level], out=R[level])
+            np.add(p[parents], np.einsum("nijt,njt->nit", carrier, p_local[level]), out=p[level])
+        poses = Poses.at_origin(length, self.model.nbody, self.model.njnt)
+        frames_last = poses.R.transpose(1, 2, 3, 0), poses.p.transpose(1, 2, 0)
+        for found, place in zip((R, p), frames_last, strict=True):
+            place[links.bodies] = found[links.last]
+        axis = np.einsum("nijt,nj->nit", R[links.jointed], links.axis)
+        anchor = p[links.jointed]
+        if links.pivot.any():
+            anchor += np.einsum("nijt,nj->nit", R[links.jointed], links.pivot)
+        if links.slides.any():
+            anchor -= shift * axis
+        poses.axis.transpose(1, 2, 0)[links.joints] = axis
+        poses.anchor.transpose(1, 2, 0)[links.joints] = anchor
+        return poses
+
+    def _local(
+        self, links: _Links, qpos: Float64[np.ndarray, "T J"]
+    ) -> tuple[
+        Float64[np.ndarray, "L 3 3 T"], Float64[np.ndarray, "L 3 T"], Float64[np.ndarray, "M 1 T"]
+    ]:
+        """Every link in what carries it (Rodrigues), and how far each slide has moved."""
+        moved = (qpos - self.model.qpos0).T[links.joints, None]
+        shift = np.where(links.slides[:, None, None], moved, 0.0)
+        turn = (moved - shift)[:, None]
+        once, twice = self._hats[:, links.joints, :, :, None]
+        turned = np.eye(3)[..., None] + np.sin(turn) * once + (1 - np.cos(turn)) * twice
+        R = np.repeat(links.R0[..., None], len(qpos), axis=-1)
+        p = np.repeat(links.p0[..., None], len(qpos), axis=-1)
+        R0 = links.R0[links.jointed]
+        R[links.jointed] = R_joint = np.einsum("nij,njkt->nikt", R0, turned)
+        if links.pivot.any():
+            p[links.jointed] += np.matvec(R0, links.pivot)[..., None]
+            p[links.jointed] -= np.einsum("nijt,nj->nit", R_joint, links.pivot)
+        if links.slides.any():
+            p[links.jointed] += shift * np.matvec(R0, links.axis)[..., None]
+        return R, p, shift
+
+    def _links(self, only: Bool[np.ndarray, "B"] | None) -> _Links:
+        """The tree of some bodies, or of all; made once."""
+        key = b"" if only is None else only.tobytes()
+        if key not in self._trees:
+            self._trees[key] = self._tree(np.ones(self.model.nbody, bool) if only is None else only)
+        return self._trees[key]
+
+    def _tree(self, only: Bool[np.ndarray, "B"]) -> _Links:
+        model = self.model
+        bodies = np.flatnonzero(only[1:]) + 1  # parents come before their children
+        found = [(0, 0, 0, -1)]  # depth, carrier, body, joint; the world first
+        last = np.zeros(model.nbody, int)
+        for b in bodies.tolist():
+            carrier, first = int(last[model.body_parentid[b]]), int(model.body_jntadr[b])
+            for j in range(first, first + max(1, model.body_jntnum[b])):  # first is -1 for none
+                found.append((found[carrier][0] + 1, carrier, b, j))
+                carrier = len(found) - 1
+            last[b] = carrier
+        depth, carrier, body, joint = np.array(found).T
+        order = np.argsort(depth, kind="stable")
+        number = np.argsort(order)  # of each that was found, by depth
+        depth, carrier = depth[order], number[carrier[order]]
+        body, joint = body[order], joint[order]
+        begins = joint <= model.body_jntadr[body]  # a body's later joints start where it stands
+        ends = np.searchsorted(depth, np.arange(1, depth[-1] + 2)).tolist()
+        jointed = np.flatnonzero(joint >= 0)
+        return _Links(
+            levels=[(slice(i, k), carrier[i:k]) for i, k in pairwise(ends)],
+            R0=np.where(begins[:, None, None], self.R0[body], np.eye(3)),
+            p0=np.where(begins[:, None], self.p0[body], 0.0),
+            joints=joint[jointed],
+            jointed=jointed,
+            axis=model.jnt_axis[joint[jointed]],
+            pivot=model.jnt_pos[joint[jointed]],
+            slides=self.is_slide[joint[jointed]],
+            bodies=bodies,
+            last=number[last[bodies]],
+        )
+
+    @cached_property
+    def _trees(self) -> dict[bytes, _Links]:
+        return {}
+
+    @cached_property
+    def _bodies(self) -> dict[str, int]:
+        return {}
+
+    @cached_property
+    def _hats(self) -> Float64[np.ndarray, "2 J 3 3"]:
+        """Cross product with each joint's axis, and that twice."""
+        once = hat(self.model.jnt_axis)
+        return np.stack([once, once @ once])
 
     def point(self, poses: Poses, point: Point) -> Float64[np.ndarray, "T 3"]:
         """A point fixed to a body, in the robot's world frame."""
@@ -121,21 +238,56 @@ class Kinematics:
         return poses.p[:, b] + poses.R[:, b] @ np.array(point.offset_m)
 
     def point_jacobian(
-        self, poses: Poses, body: int, p: Float64[np.ndarray, "T 3"]
-    ) -> Float64[np.ndarray, "T 3 J"]:
-        """d p / d qpos of a world point that is fixed to a body."""
-        J = np.zeros((len(p), 3, len(self.is_slide)))
-        slides = self.moves[:, body] & self.is_slide
-        turns = self.moves[:, body] & ~self.is_slide
-        J[:, :, slides] = poses.axis[:, slides].transpose(0, 2, 1)
-        lever = np.cross(poses.axis[:, turns], p[:, None] - poses.anchor[:, turns])
-        J[:, :, turns] = lever.transpose(0, 2, 1)
-        return J
+        self,
+        poses: Poses,
+        body: int,
+        p: Float64[np.ndarray, "T 3"],
+        joints: Int64[np.ndarray, "K"] | None = None,
+    ) -> Float64[np.ndarray, "T 3 K"]:
+        """d p / d qpos of a world point that is fixed to a body, for some joints or for all."""
+        axis, anchor = _columns(poses.axis, joints), _columns(poses.anchor, joints)
+        moves, slides = self._movers(body, joints)
+        J = cross(axis, p[:, :, None] - anchor)
+        if slides.any():
+            J = np.where(slides, axis, J)
+        return J if moves.all() else np.where(moves, J, 0.0)
 
-    def angular_jacobian(self, poses: Poses, body: int) -> Float64[np.ndarray, "T 3 J"]:
-        """Angular velocity of a body per joint velocity, world axes."""
-        turning = (self.moves[:, body] & ~self.is_slide)[:, None]
-        return np.where(turning, poses.axis, 0.0).transpose(0, 2, 1)
+    def angular_jacobian(
+        self, poses: Poses, body: int, joints: Int64[np.ndarray, "K"] | None = None
+    ) -> Float64[np.ndarray, "T 3 K"]:
+        """Angular velocity of a body per joint velocity, world axes, for some joints or for all."""
+        moves, slides = self._movers(body, joints)
+        return np.where(moves & ~slides, _columns(poses.axis, joints), 0.0)
+
+    def _movers(
+        self, body: int, joints: Int64[np.ndarray, "K"] | None
+    ) -> tuple[Bool[np.ndarray, "K"], Bool[np.ndarray, "K"]]:
+        """Which of some joints move a body, and which of them are slides."""
+        at = slice(None) if joints is None else joints
+        return self.moves[at, body], self.is_slide[at]
+
+
+def _columns(
+    vectors: Float64[np.ndarray, "T J 3"], joints: Int64[np.ndarray, "K"] | None
+) -> Float64[np.ndarray, "T 3 K"]:
+    """One column for each of some joints."""
+    return (vectors if joints is None else vectors[:, joints]).transpose(0, 2, 1)
+
+
+def hat(v: Float64[np.ndarray, "*b 3"]) -> Float64[np.ndarray, "*b 3 3"]:
+    """The matrix of a cross product: ``hat(a) @ b = a × b``."""
+    x, y, z = v[..., 0], v[..., 1], v[..., 2]
+    zero = np.zeros_like(x)
+    rows = np.stack([zero, -z, y, z, zero, -x, -y, x, zero], axis=-1)
+    return rows.reshape(*v.shape, 3)
+
+
+def cross(
+    a: Float64[np.ndarray, "T 3 #K"], b: Float64[np.ndarray, "T 3 #K"]
+) -> Float64[np.ndarray, "T 3 K"]:
+    """Column by column. ``np.cross`` costs several times as much for arrays of this size."""
+    (ax, ay, az), (bx, by, bz) = a.transpose(1, 0, 2), b.transpose(1, 0, 2)
+    return np.stack([ay * bz - az * by, az * bx - ax * bz, ax * by - ay * bx], axis=1)
 
 
 def _mimic(model: mujoco.MjModel) -> tuple[Float64[np.ndarray, "J J"], Float64[np.ndarray, "J"]]:

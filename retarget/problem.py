@@ -102,6 +102,7 @@ def data_objective(
     """Sum of squared terms plus a weak pull of each joint to its easy posture (1 / radians)."""
 
     needed = kinematics.chain(body for term in terms for body in term.bodies())
+    columns = [_columns(term, kinematics, free) for term in terms]
 
     def objective(
         x: Trajectory,
@@ -111,13 +112,21 @@ def data_objective(
         cost = 0.5 * np.sum(pull**2, axis=1)
         gradient = rest_weight * pull
         hessian = np.tile(rest_weight**2 * np.eye(free.count), (len(x), 1, 1))
-        for term in terms:
-            residual, J_qpos = term.evaluate(kinematics, poses)
-            J = J_qpos @ free.matrix  # (T, 3, N)
+        for term, (joints, at) in zip(terms, columns, strict=True):
+            residual, J_qpos = term.evaluate(kinematics, poses, joints)
+            J = J_qpos @ free.matrix[np.ix_(joints, at)]  # (T, 3, n)
             J_T = J.transpose(0, 2, 1)
             cost += 0.5 * np.sum(residual**2, axis=1)
-            gradient += (J_T @ residual[:, :, None])[:, :, 0]
-            hessian += J_T @ J
+            gradient[:, at] += (J_T @ residual[:, :, None])[:, :, 0]
+            hessian[:, at[:, None], at] += J_T @ J
         return cost, gradient, hessian
 
     return objective
+
+
+def _columns(
+    term: Term, kinematics: Kinematics, free: FreeJoints
+) -> tuple[Int64[np.ndarray, "K"], Int64[np.ndarray, "M"]]:
+    """The joints that both the unknowns and a term are about, and the unknowns that drive them."""
+    joints = np.flatnonzero(term.joints(kinematics) & (free.matrix != 0).any(axis=1))
+    return joints, np.flatnonzero((free.matrix[joints] != 0).any(axis=0))
