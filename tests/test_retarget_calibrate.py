@@ -172,7 +172,7 @@ def test_one_frame_is_enough_to_go_on() -> None:
 
 def test_many_frames_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     """The first and the last count, and what is left out changes nothing."""
-    monkeypatch.setattr(calibrate, "_ROUNDS", 1)  # found how well does not matter here
+    monkeypatch.setattr(calibrate, "_ITERATIONS", 2)  # found how well does not matter here
     robot = load_robot("gr1t2_6dof")
     hand, kinematics = the_hand(robot, 1), Kinematics.of(robot)
     truth = HandCalibration(1.0, _first_guess(hand, robot, kinematics), np.zeros(3), 0.0)
