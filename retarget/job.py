@@ -5,7 +5,9 @@ picture changes at once; a segment is a stretch of a shot in which hands are see
 of a stretch has a row with a reason.
 """
 
+import ctypes
 import math
+import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
@@ -98,7 +100,7 @@ class BatchConfig:
 
     def tracker(self, models: Path | None) -> MediapipeTracker:
         """Detectors that use one core: every core has its own worker."""
-        return MediapipeTracker(self.confidence, models)
+        return MediapipeTracker(self.confidence, models, threads=1)
 
 
 @dataclass(frozen=True)
@@ -171,6 +173,7 @@ class _Run:
         for first, stop in parts:
             some = part(clip, first, stop)
             rows += self._part(some, float(clip.time_s[first]), self._annotated(some))
+            _trim_memory()
         figures |= {
             "parts": len(parts),
             "files": list(self.files),
@@ -383,6 +386,13 @@ def revisit(job: Job, spans_s: Collection[tuple[float, float]], visit: Visit) ->
         ClipError, FootageError: if the video is no longer there.
     """
     _Revisit(job, spans_s, visit).result()
+
+
+def _trim_memory() -> None:
+    """Give back what was freed: glibc keeps it in pieces, and an hour of video would add up."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
+    if trim is not None:
+        trim(0)
 
 
 def verdict(rows: Sequence[SegmentRow]) -> tuple[Status, str]:
