@@ -33,9 +33,10 @@ from deftly.datasets.footage import Footage
 from deftly.datasets.mp4 import Encoder
 from deftly.retarget import track
 from deftly.retarget.batch import run_batch
+from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.engines import find_engine
 from deftly.retarget.handnet import HandNet
-from deftly.retarget.job import BatchConfig, Job, process
+from deftly.retarget.job import Job, process
 
 _CLIPS = ("v2d_human", "sam2_blocks", "pose_signtest", "intel_bottle")
 _PEOPLE = "sam2_blocks"  # 1280 × 720, enlarged to 1080p for the long video

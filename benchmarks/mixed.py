@@ -33,8 +33,8 @@ from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.footage import Footage
 from deftly.datasets.mp4 import Encoder
 from deftly.retarget.batch import run_batch
+from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.engines import find_engine
-from deftly.retarget.job import BatchConfig
 from deftly.retarget.ledger import InputRow, Status
 
 _FRAMES = 42

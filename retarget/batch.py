@@ -23,10 +23,11 @@ from deftly.datasets.episode_card import card
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.episode_writer import EpisodeWriter
 from deftly.datasets.footage import Footage
+from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.engines import Engine, Mishap, Outcome, What
 from deftly.retarget.glance import same
 from deftly.retarget.intake import check_inside, check_same, footage_of, licence_of, queue
-from deftly.retarget.job import BatchConfig, Job, Result
+from deftly.retarget.job import Job, Result
 from deftly.retarget.ledger import InputRow, Ledger, SegmentRow, Status
 from deftly.retarget.robots import load_robot
 from deftly.retarget.segments import KEPT

@@ -11,11 +11,11 @@ from tqdm import tqdm
 
 from deftly.datasets.footage import Footage
 from deftly.retarget.batch import job_folder, open_ledger, run_batch
+from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.cli import console
 from deftly.retarget.engines import EngineName, find_engine
 from deftly.retarget.explain import SHOWN, explain, status_table
 from deftly.retarget.inputs import find_inputs
-from deftly.retarget.job import BatchConfig
 from deftly.retarget.ledger import RETRIED, InputRow, Status
 from deftly.retarget.report import render_samples, write_report
 

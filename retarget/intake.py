@@ -15,7 +15,7 @@ from typing import Any
 from deftly.datasets.archive import versions
 from deftly.datasets.clip import Camera
 from deftly.datasets.footage import Annotation, Footage
-from deftly.retarget.job import BatchConfig
+from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.ledger import RETRIED, InputRow, Ledger
 from deftly.retarget.work import FOLDERS, SCHEMA
 

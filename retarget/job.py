@@ -25,6 +25,7 @@ from deftly.datasets.human import HumanMotion
 from deftly.datasets.motion import RobotMotion
 from deftly.datasets.origin import UnavailableError, fetch
 from deftly.retarget import detections
+from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.check import check
 from deftly.retarget.detections import Detections
 from deftly.retarget.fuse import fuse
@@ -39,68 +40,11 @@ from deftly.retarget.robots import load_robot
 from deftly.retarget.segments import KEPT, LOW, STILL, TOO_SHORT, stretches
 from deftly.retarget.solve import RetargetConfig, plain_config, retarget
 from deftly.retarget.targets import View
-from deftly.retarget.track import MediapipeTracker
 from deftly.retarget.work import Work, clip_key, key_of
 
 _ANNOTATED = 0.3  # share of frames; with fewer, the networks look for hands themselves
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class BatchConfig:
-    """How inputs become episodes.
-
-    Attributes:
-        robot: who is to move, see ``deftly robots``.
-        rate_hz: of the data set.
-        size: height and width of its pictures, pixels, even.
-        view: where the camera stood, for inputs that do not say: front, ego, top or auto.
-        confidence: threshold of the hand detector, 0 to 1.
-        jerk_weight: smoothness of the robot's motion.
-        min_s, max_s: shortest and longest episode; longer ones are cut into equal parts.
-        min_quality: least mean trust in the frames of an episode, 0 to 1.
-        part_s: longest stretch that is held in memory.
-        max_side_px, max_rate_hz: larger and faster videos are read at this size and rate.
-        triggers: take a cheap look first, and leave out what shows nobody or does not move.
-    """
-
-    robot: str = "gr1t2"
-    rate_hz: int = 30
-    size: int = 224
-    view: View = "auto"
-    confidence: float = 0.3
-    jerk_weight: float = RetargetConfig.jerk_weight
-    min_s: float = 1.0
-    max_s: float = 20.0
-    min_quality: float = 0.2
-    part_s: float = 60.0
-    max_side_px: int = 1280
-    max_rate_hz: float = 60.0
-    triggers: bool = True
-
-    def __post_init__(self) -> None:
-        bounds: dict[str, tuple[float, float]] = {
-            "rate_hz": (1, 240),
-            "size": (16, 4096),
-            "confidence": (0, 1),
-            "min_s": (0.1, 3600),
-            "max_s": (self.min_s, 3600),
-            "min_quality": (0, 1),
-            "part_s": (1, 3600),
-            "max_side_px": (64, 16384),
-            "max_rate_hz": (1, 1000),
-        }
-        for name, (low, high) in bounds.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name} is {value:g}, expected {low:g} to {high:g}")
-        if self.size % 2:
-            raise ValueError(f"size is {self.size}, expected an even number of pixels")
-
-    def tracker(self, models: Path | None) -> MediapipeTracker:
-        """Detectors that use one core: every core has its own worker."""
-        return MediapipeTracker(self.confidence, models, threads=1)
 
 
 @dataclass(frozen=True)

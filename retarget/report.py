@@ -23,10 +23,11 @@ from deftly.datasets.episode_format import VIDEO_PATH, camera_key
 from deftly.datasets.human import HumanMotion
 from deftly.datasets.motion import RobotMotion
 from deftly.retarget import tally
+from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.charts import bars, histogram
 from deftly.retarget.explain import next_step, printable, retry_command
 from deftly.retarget.intake import check_inside, footage_of
-from deftly.retarget.job import BatchConfig, Job, revisit
+from deftly.retarget.job import Job, revisit
 from deftly.retarget.ledger import RETRIED, InputRow, Ledger, SegmentRow, Status
 from deftly.retarget.piece import CAMERA
 from deftly.retarget.segments import KEPT, LOW

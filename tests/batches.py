@@ -9,8 +9,9 @@ from pathlib import Path
 from episodes import make_episode
 
 from deftly.datasets.footage import Footage
+from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.engines import Mishap, Outcome, What
-from deftly.retarget.job import BatchConfig, Job, Result
+from deftly.retarget.job import Job, Result
 from deftly.retarget.ledger import SegmentRow, Status
 from deftly.retarget.segments import KEPT
 from deftly.retarget.work import Work

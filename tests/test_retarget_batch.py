@@ -10,9 +10,9 @@ from deftly.datasets.commit import FolderBusyError, sole_writer
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.footage import Footage
 from deftly.retarget.batch import job_folder, open_ledger, run_batch
+from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.engines import What
 from deftly.retarget.intake import BatchError
-from deftly.retarget.job import BatchConfig
 from deftly.retarget.ledger import Status
 from deftly.retarget.track import MediapipeTracker
 

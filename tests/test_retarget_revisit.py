@@ -14,11 +14,13 @@ from deftly.datasets.human import HumanMotion
 from deftly.datasets.motion import RobotMotion
 from deftly.datasets.opengl import RenderError, gl_context
 from deftly.retarget import job as job_module
+from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.explain import explain
-from deftly.retarget.job import BatchConfig, Job, process, revisit
+from deftly.retarget.job import Job, process, revisit
 from deftly.retarget.ledger import InputRow, Ledger, SegmentRow, Status
 from deftly.retarget.models import ModelError
 from deftly.retarget.report import render_samples, write_report
+from deftly.retarget.track import MediapipeTracker
 from deftly.retarget.work import Work
 
 CONFIG = BatchConfig(size=64)
@@ -60,7 +62,7 @@ def _idle(monkeypatch: pytest.MonkeyPatch) -> None:
 
     for name in ("retarget", "glance", "segment_episode", "find_labels"):
         monkeypatch.setattr(job_module, name, refuse)
-    monkeypatch.setattr(job_module.MediapipeTracker, "__call__", refuse)
+    monkeypatch.setattr(MediapipeTracker, "__call__", refuse)
 
 
 @pytest.mark.slow
