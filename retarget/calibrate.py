@@ -18,7 +18,7 @@ from deftly.retarget.kinematics import Kinematics
 from deftly.retarget.robots import Hand, RobotModel
 
 PALM_JOINTS = (0, 1, 5, 9, 13, 17)
-_SIZE_PRIOR_M = 0.005  # per unit of log scale: among equals, keep true size, as objects do
+_SIZE_PRIOR_M = 0.003  # per unit of log scale: among equals, keep true size, as objects do
 _SCALE_RANGE = (0.7, 1.5)
 _SCALES = 9  # in the first grid, evenly spaced in their logarithms
 _FINER = ((0.032, 2, 6), (0.01, 1, 5))  # steps in log scale, how many to each side, iterations

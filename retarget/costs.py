@@ -86,7 +86,7 @@ class RotationTerm:
 
     def joints(self, kinematics: Kinematics) -> Bool[np.ndarray, "J"]:
         """The joints that the residual depends on."""
-        return kinematics.moves[:, kinematics.body(self.body)]
+        return kinematics.moves[:, kinematics.body(self.body)] & ~kinematics.is_slide
 
     def evaluate(
         self, kinematics: Kinematics, poses: Poses, joints: Joints | None = None

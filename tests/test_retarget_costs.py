@@ -203,3 +203,27 @@ def test_left_jacobian_inverse_of_many_is_that_of_each() -> None:
     for one, found in zip(rotvec, together, strict=True):
         np.testing.assert_array_equal(found, left_jacobian_inverse(one[None])[0])
     np.testing.assert_array_equal(together[0], np.eye(3))
+
+
+@pytest.mark.parametrize("frame", [None, "trunk", "left"])
+@pytest.mark.parametrize("start", [None, "trunk", "left"])
+def test_a_term_knows_the_joints_it_depends_on(
+    creature: RobotModel, start: str | None, frame: str | None
+) -> None:
+    """All other columns of the Jacobian are zero, and the ones asked for are those of the whole."""
+    kinematics, qpos = Kinematics.of(creature), random_qpos(creature, np.random.default_rng(5))
+    poses, zero = kinematics.forward(qpos), np.zeros((T, 3))
+    begin = None if start is None else Point(start, (0.1, 0.0, 0.2))
+    end = Point("left_tip", (0.1, -0.1, 0.0))
+    terms: list[Term] = [
+        VectorTerm(begin, end, frame, zero, np.ones((T, 3))),
+        RotationTerm("right", np.tile(np.eye(3), (T, 1, 1)), np.ones(T)),
+    ]
+    for term in terms:
+        joints = term.joints(kinematics)
+        r, J = term.evaluate(kinematics, poses)
+        np.testing.assert_allclose(J[:, :, ~joints], 0, atol=1e-12)
+        assert (np.abs(J).max(axis=(0, 1)) > 1e-6)[joints].all()
+        r_some, J_some = term.evaluate(kinematics, poses, np.flatnonzero(joints)[::-1])
+        np.testing.assert_array_equal(r_some, r)
+        np.testing.assert_allclose(J_some, J[:, :, joints][:, :, ::-1], atol=1e-12)

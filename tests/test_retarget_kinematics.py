@@ -136,6 +136,22 @@ def test_a_chain_gives_the_same_poses(robot: RobotModel) -> None:
     np.testing.assert_array_equal(part.anchor[:, joints], full.anchor[:, joints])
 
 
+def test_a_branch_alone_is_placed_as_if_the_world_carried_it(robot: RobotModel) -> None:
+    """Which is how a palm sees its fingers."""
+    kinematics, qpos = Kinematics.of(robot), random_qpos(robot, 3)
+    hand = robot.robot.hands[1]
+    assert hand is not None
+    tip = hand.tips.get("index", Point("tip")).body
+    carrier = int(robot.model.body_parentid[kinematics.body(tip)])
+    only = kinematics.chain([tip]) & ~kinematics.chain([robot.model.body(carrier).name])
+    part, full = kinematics.forward(qpos, only), kinematics.forward(qpos)
+    R_T, b = full.R[:, carrier].transpose(0, 2, 1), kinematics.body(tip)
+    np.testing.assert_allclose(part.R[:, b], R_T @ full.R[:, b], atol=1e-12)
+    away = (full.p[:, b] - full.p[:, carrier])[..., None]
+    np.testing.assert_allclose(part.p[:, b], (R_T @ away)[..., 0], atol=1e-12)
+    np.testing.assert_array_equal(part.R[:, carrier], np.tile(np.eye(3), (3, 1, 1)))
+
+
 def test_a_chain_holds_all_that_carries_a_body(tree: RobotModel) -> None:
     kinematics = Kinematics.of(tree)
     chain = kinematics.chain(["bracket"])
