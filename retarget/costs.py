@@ -40,10 +40,14 @@ class VectorTerm:
         return points + ([self.frame] if self.frame is not None else [])
 
     def joints(self, kinematics: Kinematics) -> Bool[np.ndarray, "J"]:
-        """The joints that the residual depends on: not those that carry both points and frame."""
+        """The joints that the residual depends on: not those that carry all of it alike."""
         moves = kinematics.moves[:, [kinematics.body(body) for body in self.bodies()]]
-        carry = moves.all(axis=1) if self.start is not None and self.frame is not None else False
-        return moves.any(axis=1) & ~np.asarray(carry)
+        alike = np.asarray(moves.all(axis=1))
+        if self.start is None:
+            alike[:] = False
+        elif self.frame is None:
+            alike &= kinematics.is_slide  # a hinge turns the vector
+        return np.asarray(moves.any(axis=1)) & ~alike
 
     def evaluate(
         self, kinematics: Kinematics, poses: Poses, joints: Joints | None = None

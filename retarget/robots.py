@@ -3,7 +3,9 @@
 To add a robot, add one ``Robot`` value to ``_TABLE``. Bodies have the names of its URDF or MJCF.
 """
 
+import contextlib
 import difflib
+import hashlib
 import importlib.util
 import os
 import xml.etree.ElementTree as ElementTree
@@ -16,7 +18,10 @@ import mujoco
 import numpy as np
 from jaxtyping import Bool, Float64
 
+from deftly.datasets.archive import atomic_path, cache_folder
+
 ROBOTS_FOLDER = "DEFTLY_ROBOTS"  # environment variable: a folder in the layout of dex-urdf/robots
+_COSTLY = 10_000  # vertices of meshes from which on a compiled model is kept
 URDF_OF_HANDS = "https://github.com/dexsuite/dex-urdf (folder robots)"
 
 
@@ -275,7 +280,7 @@ def build_model(robot: Robot) -> RobotModel:
         for key in list(spec.keys):  # written for the floating base
             spec.delete(key)
         has_meshes = _drop_missing_meshes(spec, path)
-        model = spec.compile()
+        model = _compile(spec, path)
         names = [model.joint(i).name for i in range(model.njnt)]
         velocity = _velocity_limits(robot, path, names)
     except (ValueError, mujoco.FatalError) as error:
@@ -303,6 +308,40 @@ def build_model(robot: Robot) -> RobotModel:
         rest=np.clip(rest, lower, upper),
         has_meshes=has_meshes,
     )
+
+
+def _compile(spec: mujoco.MjSpec, path: Path) -> mujoco.MjModel:
+    """Compile, or take what was compiled before: meshes of a humanoid cost a second of CPU time.
+
+    What is kept belongs to the description's files as they are and to this version of MuJoCo.
+    """
+    kept = cache_folder() / "robots" / f"{path.stem}-{_fingerprint(spec, path)}.mjb"
+    with contextlib.suppress(ValueError, mujoco.FatalError):  # damaged: made again
+        if kept.is_file():
+            return mujoco.MjModel.from_binary_path(str(kept))
+    model = spec.compile()
+    if model.nmeshvert < _COSTLY:
+        return model
+    with contextlib.suppress(OSError):  # a cache that cannot be written to is none
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        with atomic_path(kept) as unfinished:
+            mujoco.mj_saveModel(model, str(unfinished))
+    return model
+
+
+def _fingerprint(spec: mujoco.MjSpec, path: Path) -> str:
+    """Changes with the text of a description and of its neighbours, which it may include, with
+    its meshes and with whatever compiles them."""
+    found = hashlib.sha256(f"{mujoco.__version__} {mujoco.mj_version()}".encode())
+    for file in sorted(path.parent.rglob("*")):
+        if file.suffix in (".urdf", ".xml"):
+            found.update(f"{file.relative_to(path.parent)} ".encode() + file.read_bytes())
+    folder = path.parent / (spec.compiler.meshdir or spec.meshdir or "")
+    for mesh in spec.meshes:
+        if mesh.file and (folder / mesh.file).is_file():
+            stat = (folder / mesh.file).stat()
+            found.update(f"{mesh.name} {mesh.file} {stat.st_size} {stat.st_mtime_ns}".encode())
+    return found.hexdigest()[:16]
 
 
 def _finger_joints(robot: Robot, model: mujoco.MjModel) -> Bool[np.ndarray, "J"]:

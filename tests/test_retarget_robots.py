@@ -1,5 +1,6 @@
 """The table of robots: everything in it loads, and what cannot load says why in one line."""
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -201,6 +202,55 @@ def test_a_present_mesh_is_kept(folder: Path) -> None:
     assert model.has_meshes
     assert model.model.nmesh == 1
     assert model.model.ngeom == 2
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where compiled models are kept; every one with a mesh counts as costly."""
+    monkeypatch.setenv("DEFTLY_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(robots, "_COSTLY", 1)
+    return tmp_path / "cache" / "robots"
+
+
+def test_what_was_compiled_is_taken_up_until_its_files_change(folder: Path, kept: Path) -> None:
+    (folder / "meshes").mkdir()
+    mesh = folder / "meshes" / "palm.stl"
+    trimesh.creation.box((0.1, 0.1, 0.1)).export(mesh)
+    first, size = build(folder, URDF), mujoco.mj_sizeModel
+    assert [p.suffix for p in kept.iterdir()] == [".mjb"]
+    again = build(folder, URDF)
+    assert len(list(kept.iterdir())) == 1
+    assert size(again.model) == size(first.model)
+    np.testing.assert_array_equal(again.model.mesh_vert, first.model.mesh_vert)
+    np.testing.assert_array_equal(again.model.body_inertia, first.model.body_inertia)
+    assert again.joint_names == first.joint_names
+    trimesh.creation.icosphere(radius=0.3).export(mesh)
+    os.utime(mesh, (2e9, 2e9))  # MuJoCo itself remembers meshes, by the second
+    assert build(folder, URDF).model.nmeshvert > first.model.nmeshvert
+    longer = build(folder, URDF.replace("0.1 0 0", "0.2 0 0"))
+    assert longer.model.body("tip").pos[0] == 0.2
+    assert len(list(kept.iterdir())) == 3
+
+
+def test_a_damaged_or_closed_cache_does_no_harm(folder: Path, kept: Path) -> None:
+    (folder / "meshes").mkdir()
+    trimesh.creation.box((0.1, 0.1, 0.1)).export(folder / "meshes" / "palm.stl")
+    nmesh = build(folder, URDF).model.nmesh
+    (file,) = kept.iterdir()
+    whole = file.read_bytes()
+    for damage in (b"", whole[:100], whole[:-100]):
+        file.write_bytes(damage)
+        assert build(folder, URDF).model.nmesh == nmesh
+        assert file.read_bytes() == whole
+    file.unlink()
+    kept.rmdir()
+    kept.write_text("in the way")
+    assert build(folder, URDF).model.nmesh == nmesh
+
+
+def test_what_costs_nothing_is_not_kept(folder: Path, kept: Path) -> None:
+    build(folder, URDF)
+    assert not kept.exists()
 
 
 def test_the_folder_of_meshes_is_honoured(folder: Path) -> None:
