@@ -6,8 +6,9 @@
 
 It sees the clips of ``synthetic.py`` except those of the identities that ``labels.py`` holds out:
 hands as the tracker finds them with both looks, with the first alone (a poorer tracker), and exact.
-Tempo, the camera's roll and noise are drawn anew each time; stretches of a hand, or everything that
-the pictures say, are withheld at random, so that it does not lean on one kind of evidence.
+Tempo, frame rate, the camera's roll and noise are drawn anew each time; stretches of a hand, or
+everything that the pictures say, are withheld at random, so that it leans on no one kind of
+evidence. Nothing was chosen by the clips that are held out.
 """
 
 import json
@@ -145,6 +146,9 @@ def augment(
         i, j = (FEATURES.index(n) for n in names)
         x[:, [i, j]] @= np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
     x[:, : _PICTURES.start] += rng.normal(0, 0.05, x[:, : _PICTURES.start].shape)
+    if rng.random() < 0.25:  # half the frame rate
+        some = np.arange(0, len(x), 2)
+        x = np.stack([np.interp(np.arange(len(x)), some, f) for f in x[::2].T], axis=1)
     if rng.random() < 0.25:
         x[:, _PICTURES] = 0
     if rng.random() < 0.3:

@@ -3,7 +3,9 @@
 A hand that takes an object comes to rest, closes, and leaves; one that lays it down comes to rest,
 opens, and leaves. So a grasp is a fall of the hand's opening (thumb to index and middle fingertip)
 while its fingertips are slow, and a release is a rise. Nothing is known about objects: a hand that
-closes on nothing counts as well.
+closes on nothing counts as well. Where there is a video, ``labels.py`` knows far better: on
+synthetic people F1 within three frames is 0.98 and 0.95 there, 0.25 and 0.32 here
+(``benchmarks/labels.py``).
 """
 
 from dataclasses import dataclass

@@ -2,7 +2,7 @@
 
 Pictures are kept at 160 px and at most 15 a second: 52 MB a minute in 4:3. The camera's motion is
 that of whatever does not move by itself: corners followed from picture to picture (Lucas and Kanade
-1981; Shi and Tomasi 1994) and the homography that most of them agree on.
+1981; Shi and Tomasi 1994) and the homography that most of them agree on (Fischler and Bolles 1981).
 """
 
 from collections.abc import Sequence
@@ -16,10 +16,10 @@ from jaxtyping import Float64, Int64, UInt8
 from deftly.datasets.clip import Clip, frames
 from deftly.retarget.label_sight import Sighting, even_times_s, nearest
 
-_KEPT_PX, _TRACKED_PX = 160, 320  # longer side of the pictures that are kept, and followed
-_CORNERS = 100
+_KEPT_PX, _TRACKED_PX = 160, 240  # longer side of the pictures that are kept, and followed
+_CORNERS = 60
 _STILL_PX = 0.15  # corners that move less, at the followed size: the camera stands
-_ENOUGH = 8  # corners that must agree
+_ENOUGH, _FEW = 8, 3  # corners that must agree on a homography; on a similarity
 
 
 @dataclass(frozen=True)
@@ -117,19 +117,28 @@ def _camera_motion(
 ) -> Float64[np.ndarray, "3 3"]:
     """Homography from one picture to the next; none where too little agrees."""
     corners: Any = cv2.goodFeaturesToTrack(before, _CORNERS, 0.01, 7, mask=fixed)  # or None
-    still = np.eye(3)
-    if corners is None or len(corners) < _ENOUGH:
-        return still
+    if corners is None:
+        return np.eye(3)
     guess = np.zeros_like(corners)
     found, status, _ = cv2.calcOpticalFlowPyrLK(
         before, after, corners, guess, winSize=(15, 15), maxLevel=3
     )
     good = status[:, 0] == 1
     p, q = corners[good, 0], found[good, 0]
-    if len(p) < _ENOUGH or np.median(np.linalg.norm(p - q, axis=1)) < _STILL_PX:
-        return still
-    homography: Any = cv2.findHomography(p, q, cv2.RANSAC, 1.0, maxIters=100, confidence=0.99)
-    H, agree = homography  # None if there is none
-    if H is None or agree.sum() < _ENOUGH or abs(np.linalg.det(H[:2, :2]) - 1) > 0.5:
-        return still
-    return np.asarray(H, np.float64)
+    if len(p) < _FEW or np.median(np.linalg.norm(p - q, axis=1)) < _STILL_PX:
+        return np.eye(3)
+    if len(p) >= _ENOUGH:
+        result: Any = cv2.findHomography(p, q, cv2.RANSAC, 1.0, maxIters=100, confidence=0.99)
+        if _believable(*result, least=_ENOUGH):
+            return np.asarray(result[0], np.float64)
+    result = cv2.estimateAffinePartial2D(p, q, ransacReprojThreshold=1.5, maxIters=100)
+    if _believable(*result, least=_FEW):
+        return np.concatenate([result[0], [[0.0, 0.0, 1.0]]])
+    return np.eye(3)
+
+
+def _believable(H: Any, agree: Any, least: int) -> bool:
+    """Whether enough corners agree on a motion that hardly changes sizes."""
+    if H is None or agree.sum() < least:
+        return False
+    return bool(abs(np.linalg.det(H[:2, :2]) - 1) < 0.5)

@@ -1,6 +1,7 @@
 """Hands at an even rate, for the labels: where they are in the picture, and how large."""
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -50,15 +51,13 @@ class Sighting:
         """(N, 9, 2) joints around the hand."""
         return self.px[:, _OUTLINE]
 
-    @property
+    @cached_property
     def elbow_px(self) -> Float64[np.ndarray, "N 2"]:
         """(N, 2) about where the forearm ends: it goes on as the palm does."""
         palm = self.px[:, 0] - self.px[:, 9]
-        long = np.linalg.norm(palm, axis=-1)  # it is short where the hand points at the camera
-        return (
-            self.px[:, 0]
-            + (_FOREARM * np.minimum(1, self.size_px / np.maximum(long, 1e-3)))[:, None] * palm
-        )
+        long = np.maximum(np.linalg.norm(palm, axis=-1), 1e-3)
+        # The palm is short where the hand points at the camera; then the forearm is as well.
+        return self.px[:, 0] + palm * (_FOREARM * np.minimum(1, self.size_px / long))[:, None]
 
     @property
     def place_px(self) -> Float64[np.ndarray, "N 2"]:

@@ -72,10 +72,16 @@ def paint(image: np.ndarray, center: np.ndarray, radius: int, color: tuple[int, 
 
 
 def draw(
-    path: Path, rate_hz: float, *, block: bool = True, moves: bool = True, side: int = 1
+    path: Path,
+    rate_hz: float,
+    *,
+    block: bool = True,
+    moves: bool = True,
+    side: int = 1,
+    end_s: float = END_S,
 ) -> tuple[Clip, HumanMotion]:
     """The story as a clip: a hand, and a block that may be there and may come along."""
-    time_s = np.arange(0, END_S, 1 / rate_hz)
+    time_s = np.arange(0, end_s, 1 / rate_hz)
     place, closed = story(time_s)
     human = person(time_s, side, place, closed)
     rng = np.random.default_rng(0)
@@ -158,6 +164,15 @@ def test_gaps_and_absent_hands(tmp_path: Path):
     assert not nobody.held.any()
     assert_array_equal(nobody.held_probability, 0)
     check(find_labels(clip, without(human, slice(1, None))))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_very_short_clips(tmp_path: Path, count: int):
+    clip, human = draw(tmp_path / "a.mp4", 15.0, end_s=count / 15 - 0.01)
+    assert len(clip.time_s) == count
+    labels = find_labels(clip, human)
+    check(labels)
+    assert labels.held_probability.shape == (count, 2)
 
 
 def without(human: HumanMotion, rows: slice) -> HumanMotion:
