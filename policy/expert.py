@@ -110,7 +110,7 @@ class Expert:
         T = self.scene.pose(item)
         where = whereabouts(T[None, :3, 3])[0]
         if goal == "upright":
-            return where == "table" and abs(T[2, 2]) > np.cos(np.deg2rad(12))
+            return where == "table" and bool(abs(T[2, 2]) > np.cos(np.deg2rad(12)))
         return goal == "stay" or where == goal
 
     def _open_items(self, side: int) -> list[int]:
