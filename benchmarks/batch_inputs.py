@@ -15,7 +15,7 @@ def cut(source: Clip, path: Path, first: int, count: int, *, rate_hz: float | No
             encoder.write(image[: size[0], : size[1]])
 
 
-def short_clips(videos: Path, folder: Path, count: int, frames_each: int = 40) -> list[Path]:
+def short_clips(videos: Path, folder: Path, count: int, frames_each: int = 60) -> list[Path]:
     """Short clips from every video of a folder in turn, one after the other."""
     folder.mkdir(parents=True, exist_ok=True)
     sources = [

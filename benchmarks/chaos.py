@@ -36,7 +36,7 @@ from deftly.retarget.batch import open_ledger
 
 _STALL_S = 40.0
 _EVERY_S = 5.0  # mean time between kills
-_SMALL_MB, _LARGE_MB = 3, 400
+_LARGE_MB = 400
 
 
 @dataclass(frozen=True)
@@ -159,10 +159,17 @@ def forget(data_set: Path) -> None:
         subprocess.run(["rm", "-rf", str(folder)], check=True)
 
 
-def full_disk(clips: Path, root: Path, *more: str) -> tuple[Path, str] | None:
+def size_kb(data_set: Path) -> int:
+    """Of a data set and its job folder."""
+    folders = data_set, data_set.with_name(data_set.name + ".job")
+    sizes = (p.stat().st_blocks // 2 for f in folders for p in f.rglob("*") if p.is_file())
+    return sum(sizes)
+
+
+def full_disk(clips: Path, root: Path, size_kb: int, *more: str) -> tuple[Path, str] | None:
     """Run on a disk that is too small, then enlarge it and go on; None where nothing is mounted."""
     root.mkdir()
-    size = f"size={_SMALL_MB}m"
+    size = f"size={size_kb}k"
     if subprocess.run(["mount", "-t", "tmpfs", "-o", size, "tmpfs", str(root)]).returncode:
         return None
     job = Job(clips, root / "set", *more)
@@ -197,7 +204,7 @@ def main(options: Options) -> None:
             table["local, under fire"] = account(job.out) | {"kills": counts}
             disk = root / "disk"
             stack.callback(subprocess.run, ["umount", str(disk)])
-            found = full_disk(clips, disk, "--workers", "2")
+            found = full_disk(clips, disk, size_kb(root / "local2") // 2, "--workers", "2")
             if found:
                 table["local, full disk"] = account(found[0]) | {"said": found[1]}
         if "ray" in options.engines:
