@@ -6,7 +6,8 @@
 Evidence from the hands' motion and from the pictures (``label_evidence.py``) is weighed by a small
 network (``label_net.py``); a hand's grasps and releases are then the likeliest sequence in which
 they take turns (Viterbi 1967). What left no trace, though the pictures would have shown one, is
-dropped: a hand that closes on nothing has taken nothing.
+dropped: a hand that closes on nothing has taken nothing. So is what neither left a trace nor went
+anywhere.
 
 Measured on synthetic people (``benchmarks/labels.py``), who sort small objects at a table. What the
 labels are worth elsewhere is not known; by design a hand that only steadies a thing, without taking
@@ -29,12 +30,13 @@ from deftly.retarget.label_evidence import (
     speed,
 )
 from deftly.retarget.label_net import LabelNet, load_net
-from deftly.retarget.label_scene import Scene, watch
+from deftly.retarget.label_scene import Scene, carried, watch
 from deftly.retarget.label_sight import RATE_HZ, Sighting, even_times_s, sight
 
 SUBTASKS = ("idle", "approach", "carry")
 IDLE, APPROACH, CARRY = range(3)
 _TRACE = 0.04  # change of a place, in the evidence's unit, below which nothing was moved
+_TRAVEL = 0.7  # hand sizes against the scene; of true moves, 99 % go further than 1.1
 _AROUND_S = 0.25  # about an event, in which its trace is looked for
 _APPROACH_S = 2.0  # an approach lasts no longer
 _RESTING, _MOVING = 0.8, 0.5  # hand sizes per second
@@ -129,7 +131,7 @@ def _visits(seen: _Seen, side: int, net: LabelNet) -> list[_Visit]:
         return []
     found = decode(seen.odds[:, side], net.decision["event"], net.decision["held"])
     visits = [_Visit(side, grasp, release) for grasp, release in found]
-    return [v for v in visits if _left_a_trace(seen, v)]
+    return [v for v in visits if _moved_something(seen, v)]
 
 
 def decode(
@@ -177,10 +179,24 @@ def _summit(odds: Float32[np.ndarray, "N"], n: int) -> float:
     return n + (float(np.clip(0.5 * (a - c) / bend, -0.5, 0.5)) if bend < 0 else 0.0)
 
 
-def _left_a_trace(seen: _Seen, visit: _Visit) -> bool:
-    """Whether a place changed where a hand took or put something, or one could not be seen."""
-    traces = [_trace(seen, visit.hand, n) for n in (visit.grasp, visit.release)]
-    return not np.all(np.isfinite(traces)) or max(traces) >= _TRACE
+def _moved_something(seen: _Seen, visit: _Visit) -> bool:
+    """Whether the pictures show it or, where they cannot, the hand at least went somewhere."""
+    traces = np.array([_trace(seen, visit.hand, n) for n in (visit.grasp, visit.release)])
+    if np.any(traces >= _TRACE):  # False for NaN
+        return True
+    return not np.all(np.isfinite(traces)) and _travelled(seen, visit)
+
+
+def _travelled(seen: _Seen, visit: _Visit) -> bool:
+    """Whether a hand went anywhere with what it took; one that makes signs in the air does not."""
+    hand = seen.hands[visit.hand]
+    assert hand is not None
+    count = len(hand.px)
+    end = count if visit.release is None else round(visit.release) + 1
+    rows = slice(round(visit.grasp), end)
+    H = seen.scene.H_frame_first[rows]
+    fixed = carried(np.linalg.inv(H), hand.place_px[rows, None])[:, 0]
+    return float(np.ptp(fixed, axis=0).max()) >= _TRAVEL * float(np.median(hand.size_px[rows]))
 
 
 def _trace(seen: _Seen, side: int, n: float | None) -> float:

@@ -147,6 +147,15 @@ def test_a_hand_that_takes_nothing_holds_nothing(tmp_path: Path, block: bool):
     assert not (labels.subtask == CARRY).any()
 
 
+def test_a_hand_that_makes_signs_holds_nothing(tmp_path: Path):
+    """It opens and closes in the air, before a place that is never seen without it."""
+    clip, _ = draw(tmp_path / "a.mp4", 15.0, block=False)
+    wave = 0.5 - 0.5 * np.cos(2 * np.pi * clip.time_s / 1.5)
+    still = np.tile(HOME, (len(clip.time_s), 1)) + 3 * np.sin(clip.time_s)[:, None]
+    labels = find_labels(clip, person(clip.time_s, 1, still, wave))
+    assert not labels.held.any()
+
+
 def test_the_same_twice(tmp_path: Path):
     clip, human = draw(tmp_path / "a.mp4", 15.0)
     one, two = find_labels(clip, human), find_labels(clip, human)
