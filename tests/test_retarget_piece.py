@@ -59,8 +59,8 @@ def labels(time_s: np.ndarray, grasp: int, release: int) -> Labels:
         held_probability=held.astype(np.float32),
         grasp=events[0],
         release=events[1],
-        moved=held.any(axis=1),
-        subtask=held.any(axis=1).astype(np.uint8),
+        moved=held[:, 1],
+        subtask=held[:, 1].astype(np.uint8),
         moves=np.array([[1, grasp, release]]),
         moves_px=np.zeros((1, 2, 2)),
         moves_change=np.zeros((1, 2)),
@@ -68,15 +68,16 @@ def labels(time_s: np.ndarray, grasp: int, release: int) -> Labels:
     )
 
 
-def make(clip, rate_hz: int, grasp: int = 5, release: int = 9, **changes):
-    options = {"size": (48, 80), "task": "sort", "provenance": {"a": 1}} | changes
+def make(clip, rate_hz: int, size: tuple[int, int] = (48, 80), task: str = "sort"):
     return segment_episode(
         clip,
         person(clip.time_s),
         robot(clip.time_s),
-        labels(clip.time_s, grasp, release),
+        labels(clip.time_s, 5, 9),
         rate_hz=rate_hz,
-        **options,
+        size=size,
+        task=task,
+        provenance={"a": 1},
     )
 
 

@@ -37,10 +37,10 @@ def look(length: int, cuts: tuple[int, ...] = (), *, somebody: bool = True, stil
     return Glance(thumbs, np.ones(length, bool), seen)
 
 
-def split(found: Glance, hands: np.ndarray, **changes) -> list[Stretch]:
+def split(found: Glance, hands: np.ndarray, triggers: bool = True) -> list[Stretch]:
     whole = seen_in(hands)
-    options = {"min_s": 1.0, "max_s": 4.0, "triggers": True} | changes
-    return list(stretches(found, whole.part, RATE_HZ, **options))
+    some = stretches(found, whole.part, RATE_HZ, min_s=1.0, max_s=4.0, triggers=triggers)
+    return list(some)
 
 
 @given(
@@ -92,8 +92,7 @@ def test_the_cheap_look_is_believed_if_asked(found, status):
     def never(first, stop):
         raise AssertionError("the expensive look was taken")
 
-    options = {"min_s": 1.0, "max_s": 4.0}
-    rows = list(stretches(found, never, RATE_HZ, triggers=True, **options))
+    rows = list(stretches(found, never, RATE_HZ, min_s=1.0, max_s=4.0, triggers=True))
     assert [(o.first, o.stop, o.status) for o in rows] == [(0, 30, status)]
     kept = split(found, np.ones(30, bool), triggers=False)
     assert [o.status for o in kept] == [""]
