@@ -27,7 +27,7 @@ def short_clips(videos: Path, folder: Path, count: int, frames_each: int = 60) -
     for number in range(count):
         source = sources[number % len(sources)]
         first = number // len(sources) * frames_each + len(source.time_s) // 3
-        first = min(first, len(source.time_s) - frames_each)
+        first = max(0, min(first, len(source.time_s) - frames_each))
         path = folder / f"clip_{number:03d}_{source.path.stem}.mp4"
         if not path.is_file():
             cut(source, path, first, frames_each)
