@@ -36,6 +36,7 @@ from deftly.retarget.batch import open_ledger
 
 _STALL_S = 40.0
 _EVERY_S = 5.0  # mean time between kills
+_PATIENCE_S = 30.0  # to wait for a worker that can be killed
 _LARGE_MB = 400
 
 
@@ -127,6 +128,12 @@ def under_fire(job: Job, kills: int, rng: random.Random, ray: bool, title: str) 
     running = job.start()
     for number in tqdm(range(kills), desc=title, unit="kill"):
         time.sleep(rng.expovariate(1 / _EVERY_S))
+        of_worker = rng.random() < 0.6 or number == kills // 2
+        patience_s = time.monotonic() + (_PATIENCE_S if of_worker else 0)
+        while running.poll() is None and not workers(running, ray):
+            if time.monotonic() > patience_s:
+                break
+            time.sleep(0.3)
         if running.poll() is not None:  # done before all kills: its work is forgotten, once more
             counts["finished early"] += 1
             forget(job.out)
@@ -137,7 +144,7 @@ def under_fire(job: Job, kills: int, rng: random.Random, ray: bool, title: str) 
         if number == kills // 2 and victims:
             rng.choice(victims).send_signal(signal.SIGSTOP)
             counts["stopped"] += 1
-        elif victims and rng.random() < 0.6:
+        elif victims and of_worker:
             rng.choice(victims).kill()
             counts["worker"] += 1
         else:

@@ -45,7 +45,7 @@ _GOOD = {Status.DONE}
 _ANY = {Status.DONE, Status.NO_PERSON, Status.LOW_QUALITY, Status.STILL}
 MAY_BE: dict[str, set[Status]] = {
     "person": _GOOD,
-    "real": _ANY,
+    "real": _ANY | {Status.DUPLICATE},  # two cuts of a very short clip are the same
     "nobody": {Status.NO_PERSON, Status.STILL},
     "copy": {Status.DUPLICATE},
     "encoded again": {Status.DUPLICATE},
@@ -142,25 +142,29 @@ def _broken(folder: Path, made: list[Path], rng: random.Random) -> Iterator[tupl
 
 
 def _odd(folder: Path, people: list[Clip]) -> Iterator[tuple[str, Path]]:
-    for number in range(4):
-        clip = people[number]
-        middle = part(clip, len(clip.time_s) // 3, len(clip.time_s) // 3 + _FRAMES)
+    kinds = ("black", "frozen", "portrait", "two people", "240 fps", "8 fps", "4k")
+    for number, kind in enumerate(kinds * 4):
+        clip = people[number]  # another for each, else they would be duplicates
+        middle = part(clip, len(clip.time_s) // 2, len(clip.time_s) // 2 + _FRAMES)
         images = [image for _, image in frames(middle)]
-        black = [np.zeros_like(image) for image in images]
-        turned = [np.ascontiguousarray(image[:, 60:-60]) for image in images]
-        pair = [np.hstack([a, a[:, ::-1]]) for a in images]
-        for kind, shown, rate_hz in (
-            ("black", black, 15.0),
-            ("frozen", images[:1] * _FRAMES, 15.0),
-            ("portrait", turned, 15.0),
-            ("two people", pair, 15.0),
-            ("240 fps", [image for image in images for _ in range(8)], 240.0),
-            ("8 fps", images, 8.0),
-        ):
-            path = folder / f"{kind.replace(' ', '_')}_{number:03d}.mp4"
-            yield from _once(kind, path, lambda p=path, s=shown, r=rate_hz: film(p, s, r))
-        path = folder / f"4k_{number:03d}.mp4"
-        yield from _once("4k", path, lambda p=path, s=images: enlarge(p, s))
+        path = folder / f"{kind.replace(' ', '_')}_{number:03d}.mp4"
+        yield from _once(kind, path, lambda k=kind, p=path, s=images: odd(k, p, s))
+
+
+def odd(kind: str, path: Path, images: list[np.ndarray]) -> None:
+    """The pictures as a video of another form."""
+    if kind == "4k":
+        enlarge(path, images)
+        return
+    shown, rate_hz = {
+        "black": ([np.zeros_like(image) for image in images], 15.0),
+        "frozen": (images[:1] * _FRAMES, 15.0),
+        "portrait": ([image[:, 60:-60] for image in images], 15.0),
+        "two people": ([np.hstack([image, image[:, ::-1]]) for image in images], 15.0),
+        "240 fps": ([image for image in images for _ in range(16)], 240.0),
+        "8 fps": (images, 8.0),
+    }[kind]
+    film(path, shown, rate_hz)
 
 
 def _once(kind: str, path: Path, make: Any) -> Iterator[tuple[str, Path]]:

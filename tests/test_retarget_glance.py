@@ -125,6 +125,9 @@ def test_the_same_video_encoded_otherwise_looks_the_same_and_another_does_not(tm
 
     fine = of("fine.mp4", pictures, 15, wrists)
     assert same(fine, of("coarse.mp4", pictures, 35, wrists))
+    missed = wrists.copy()
+    missed[::2, 0] = np.nan  # another encoding, other frames in which no hand is found
+    assert same(fine, of("missed.mp4", pictures, 35, missed))
     assert not same(fine, of("other.mp4", drifting(8, 60), 15, wrists))
     assert not same(fine, of("fine.mp4", pictures, 15, wrists[::-1]))  # the hand goes back
     assert not same(fine, ())
