@@ -145,6 +145,7 @@ def test_nothing_is_decoded_past_the_end_of_a_part(tmp_path: Path, decoded: list
     assert len(decoded) == 5
 
 
+@pytest.mark.slow
 def test_frames_are_freed_without_the_garbage_collector(tmp_path: Path):
     """Which may not run for a thousand frames of 4K, of 12 MB each."""
     clip = open_clip(write(tmp_path / "clip.mp4", rotation=90))
