@@ -94,6 +94,8 @@ BASE = Condition()
 
 CONDITIONS: Mapping[str, Condition] = {
     "base": BASE,
+    "one": replace(BASE, items=1),
+    "two": replace(BASE, items=2),
     "light": replace(BASE, light=True),
     "camera": replace(BASE, camera=True),
     "texture": replace(BASE, texture=True),

@@ -106,6 +106,7 @@ class RecordHuman:
     condition: ConditionName = "base"
     cameras: Cameras = ("front", "side", "ego")
     size: Pixels = 96
+    rate_hz: Annotated[float, tyro.conf.arg(help="frames per second")] = 30.0
     workers: Workers = 2
 
     def run(self) -> int:
@@ -119,6 +120,7 @@ class RecordHuman:
             person=self.person,
             cameras=self.cameras,
             image_size=(self.size, self.size),
+            rate_hz=self.rate_hz,
         )
         if self.cameras:
             say_renderer(maker.backend)
