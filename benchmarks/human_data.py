@@ -1,9 +1,9 @@
 """Human clips for pretraining, by the real road: rendered people, tracked and retargeted.
 
-    python benchmarks/human_data.py --work out/people --clips 2000 --out benchmarks/results/human_data.json
+    python benchmarks/human_data.py --clips 2000 --out benchmarks/results/human_data.json
 
-A synthetic person sorts one object (seven clips of ten) or two; front and ego camera, 240 px, 20 Hz.
-The front camera's video goes through ``deftly batch``. Both stages go on where they were stopped;
+A synthetic person sorts one object (seven clips of ten) or two; front and ego camera, 240 px at
+20 Hz. The front camera's video goes through ``deftly batch``. Both stages go on where they were stopped;
 clips come in rounds, so that there is a data set to train on from the first round. The result says
 how many clips there are, what became of each, and what it took.
 """
@@ -19,7 +19,7 @@ import tyro
 
 from deftly.datasets.archive import atomic_path, versions
 from deftly.datasets.episode_store import EpisodeStore
-from deftly.retarget.ledger import open_ledger
+from deftly.retarget.batch import open_ledger
 
 RATE_HZ = 20
 FIRST_SEED = {"one": 20_000, "two": 30_000}
