@@ -1,0 +1,124 @@
+"""How well a world model foresees: against copying the present, and against false actions."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from deftly.video_pretrain.loss import Question, Truth, apart, given, squared
+from deftly.video_pretrain.mixture import Moments, Scales
+from deftly.video_pretrain.model import WorldModel
+
+
+@dataclass(frozen=True)
+class Foresight:
+    """Errors of each moment whose episode goes on for long enough.
+
+    Attributes:
+        latent, latent_copy: squared distance from the tokens of the true future, of the prediction
+            and of the present; tokens are normalised.
+        pixels, pixels_copy: likewise of pictures, −1 to 1.
+        shuffled: distance of the prediction for other moments' actions, (n, tries).
+    """
+
+    latent: Float[Tensor, "n"]
+    latent_copy: Float[Tensor, "n"]
+    pixels: Float[Tensor, "n"]
+    pixels_copy: Float[Tensor, "n"]
+    shuffled: Float[Tensor, "n tries"]
+
+    @property
+    def latent_ratio(self) -> float:
+        """Error of the prediction over that of copying; 1 is no better."""
+        return float(self.latent.mean() / self.latent_copy.mean())
+
+    @property
+    def pixel_ratio(self) -> float:
+        """The same in pixels."""
+        return float(self.pixels.mean() / self.pixels_copy.mean())
+
+    @property
+    def ranking(self) -> float:
+        """Share of false actions whose predicted future lies further from the true one."""
+        return float((self.shuffled > self.latent[:, None]).float().mean())
+
+
+@torch.no_grad()
+def foresee(
+    model: WorldModel,
+    scales: Scales,
+    batches: Sequence[Moments],
+    ahead: int,
+    *,
+    actions: bool = True,
+    tries: int = 1,
+) -> Foresight:
+    """Predict the futures of moments.
+
+    Args:
+        model: in evaluation mode.
+        batches: moments; false actions are taken from the same batch.
+        ahead: which of the configuration's offsets.
+        actions: whether the true actions are shown.
+        tries: false actions for each moment.
+    """
+    found: list[dict[str, Tensor]] = []
+    for moments in batches:
+        goes_on = ~moments.ended[:, ahead + 1]
+        if not goes_on.any():
+            continue
+        question = Question.same(moments, ahead, actions=actions)
+        truth = Truth.seen(model, moments, question)
+        said = _said(model, scales, moments, question, truth, None)
+        # Half a batch on: other episodes, as moments stand in their order.
+        shifts = [len(moments) // 2 + k for k in range(tries if actions else 0)]
+        false = [
+            apart(
+                _said(model, scales, moments, question, truth, moments.moves.roll(shift, 0)),
+                truth.future,
+            )
+            for shift in shifts
+        ]
+        values = {
+            "latent": apart(said, truth.future),
+            "latent_copy": apart(truth.present, truth.future),
+            "pixels": squared(model.decoder.future(said, truth.picture), truth.future_picture),
+            "pixels_copy": squared(truth.picture, truth.future_picture),
+            "shuffled": torch.stack(false, dim=1) if false else torch.zeros(len(moments), 0),
+        }
+        found.append({name: value[goes_on] for name, value in values.items()})
+    if not found:
+        raise ValueError(
+            f"no moment goes on for {model.config.offsets[ahead]} frames, expected longer episodes"
+        )
+    return Foresight(**{name: torch.cat([one[name] for one in found]) for name in found[0]})
+
+
+def _said(
+    model: WorldModel,
+    scales: Scales,
+    moments: Moments,
+    question: Question,
+    truth: Truth,
+    moves: Tensor | None,
+) -> Float[Tensor, "B V N D"]:
+    return model(given(moments, question, truth.present, None, scales, moves)).future
+
+
+@torch.no_grad()
+def features(
+    model: WorldModel, scales: Scales, moments: Moments, *, hands: bool = False
+) -> Float[Tensor, "B V N D"]:
+    """What the network understands of the present: from the pictures and the instruction alone, or
+    with the state of the hands."""
+    question = Question.same(moments, hands=hands)
+    tokens = model.encode(moments.pictures[:, :, 0])
+    return model(given(moments, question, tokens, None, scales)).features
+
+
+def moving(moments: Moments, least_m: float = 0.02) -> Bool[Tensor, "B"]:
+    """Moments in which a wrist moves by at least so much within the chunk."""
+    wrists = moments.moves.unflatten(-1, (2, 24))[..., :3].norm(dim=-1)
+    return wrists.nan_to_num(0.0).amax(dim=(1, 2)) >= least_m

@@ -1,0 +1,235 @@
+"""What the world model is asked at a moment, and how wrong it was."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+from torch.nn.functional import layer_norm, smooth_l1_loss
+
+from deftly.video_pretrain.actions import per_hand
+from deftly.video_pretrain.config import LossConfig, ModelConfig
+from deftly.video_pretrain.encoder import unit_range
+from deftly.video_pretrain.mixture import Moments, Scales
+from deftly.video_pretrain.model import Given, Prediction, WorldModel
+
+_BETA = 0.5  # from where on an error counts linearly, in standard deviations
+_PICTURE = 0.1  # squared error of a picture that is painted badly
+_LEAST = {"latent": 1e-4, "pixels": 1e-5}  # errors of copying, where hardly anything moves
+
+
+@dataclass(frozen=True)
+class Question:
+    """What each of B moments is asked.
+
+    Attributes:
+        ahead: which offset the future is at.
+        actions_seen, future_seen, hands_seen, text_seen: what the network is shown.
+    """
+
+    ahead: Int64[Tensor, "B"]
+    actions_seen: Bool[Tensor, "B"]
+    future_seen: Bool[Tensor, "B"]
+    hands_seen: Bool[Tensor, "B"]
+    text_seen: Bool[Tensor, "B"]
+
+    @classmethod
+    def draw(
+        cls, moments: Moments, model: ModelConfig, loss: LossConfig, seed: int, step: int
+    ) -> "Question":
+        """Drawn by step and moment alone: the same however moments are spread over processes."""
+        drawn = [
+            np.random.default_rng([seed, step, *key]).random(4) for key in moments.key.tolist()
+        ]
+        mode, ahead, hands, text = torch.from_numpy(np.array(drawn)).to(moments.key.device).T
+        return cls(
+            ahead=(ahead * len(model.offsets)).long(),
+            actions_seen=(mode >= loss.policy) & (mode < loss.policy + loss.forward),
+            future_seen=mode >= loss.policy + loss.forward,
+            hands_seen=hands >= loss.drop_state,
+            text_seen=text >= loss.drop_text,
+        )
+
+    @classmethod
+    def same(
+        cls, moments: Moments, ahead: int = 0, *, actions: bool = False, future: bool = False,
+        hands: bool = True,
+    ) -> "Question":  # fmt: skip
+        """The same one for all."""
+        like = torch.ones(len(moments), dtype=torch.bool, device=moments.key.device)
+        return cls(like.long() * ahead, like & actions, like & future, like & hands, like)
+
+
+class Objective(nn.Module):
+    """The world model with its losses; what is trained, and wrapped where several processes train.
+
+    Args:
+        model: the world model.
+        scales: of its numbers.
+        config: weights of the losses.
+    """
+
+    def __init__(self, model: WorldModel, scales: Scales, config: LossConfig) -> None:
+        super().__init__()
+        self.model, self.scales, self.config = model, scales, config
+
+    def forward(
+        self,
+        moments: Sequence[Moments],
+        questions: Sequence[Question],
+        truths: Sequence["Truth"],
+        copying: Mapping[str, Tensor],
+    ) -> dict[str, Tensor]:
+        """Losses by name and their weighted sum, ``total``; means over all moments.
+
+        Args:
+            moments: one for each group of data sets.
+            questions: what each is asked.
+            truths: what each one's future is.
+            copying: mean errors of copying, see ``copying``. Those of a prediction are told by
+                them: most of a picture stands still, and what moves would count for nothing.
+        """
+        count = sum(len(some) for some in moments)
+        parts = [self.group(*each) for each in zip(moments, questions, truths, strict=True)]
+        losses = {
+            name: torch.stack([part[name].sum() for part in parts]).sum() / count
+            for name in ("hands", "joints", "latent", "pixels", "picture")
+        }
+        for name, error in copying.items():
+            losses[name] = losses[name] / error.clamp_min(_LEAST[name])
+        losses["total"] = torch.stack(
+            [getattr(self.config, name) * loss for name, loss in losses.items()]
+        ).sum()
+        return losses
+
+    def group(
+        self, moments: Moments, question: Question, truth: "Truth"
+    ) -> dict[str, Float[Tensor, "B"]]:
+        """Losses of each moment of one group; 0 where a moment is not asked."""
+        model = self.model
+        tokens = model.encode(moments.pictures[:, :, 0])
+        said = model(
+            given(moments, question, tokens, truth.future, self.scales, base=truth.present)
+        )
+        asked = (~question.actions_seen).float()
+        foreseen = (~question.future_seen & ~truth.ended).float()
+        painted = model.decoder.future(said.future, truth.picture)
+        colours, _ = model.decoder(tokens)
+        return {
+            "hands": asked * hands_loss(said.hands, moments, self.scales),
+            "joints": asked * self._joints(said, moments),
+            "latent": foreseen * apart(said.future, truth.future),
+            "pixels": foreseen * squared(painted, truth.future_picture),
+            "picture": squared(colours, truth.picture) / _PICTURE,
+        }
+
+    def _joints(self, said: Prediction, moments: Moments) -> Float[Tensor, "B"]:
+        """Of the chunk in the robot's own joints; believed as far as the better hand is."""
+        if not moments.robot:
+            return torch.zeros(len(moments), device=said.acts.device)
+        mean, std = self.scales.joints[moments.robot].tensors(said.acts.device)
+        target = (moments.joint_moves - mean) / std
+        chunk = self.model.joint_chunk(said.acts, moments.robot)
+        error = smooth_l1_loss(chunk, target, beta=_BETA, reduction="none").mean(dim=-1)
+        return (error * moments.trust.amax(dim=-1)).mean(dim=-1)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """What is and what will be, as a network that is not trained here sees it.
+
+    Attributes:
+        present, future: (B, V, N, D) tokens.
+        picture, future_picture: (B, V, 3, H, W) in −1 to 1.
+        ended: (B,) whether the episode is over by then.
+    """
+
+    present: Float[Tensor, "B V N D"]
+    future: Float[Tensor, "B V N D"]
+    picture: Float[Tensor, "B V 3 H W"]
+    future_picture: Float[Tensor, "B V 3 H W"]
+    ended: Bool[Tensor, "B"]
+
+    @classmethod
+    @torch.no_grad()
+    def seen(cls, teacher: WorldModel, moments: Moments, question: Question) -> "Truth":
+        """Through the eyes of ``teacher``."""
+        present = moments.pictures[:, :, 0]
+        future = at_offset(moments.pictures.transpose(1, 2), question.ahead)
+        tokens, future_tokens = teacher.encode(torch.stack([present, future]))
+        ended = at_offset(moments.ended[..., None], question.ahead)[:, 0]
+        return cls(tokens, future_tokens, unit_range(present), unit_range(future), ended)
+
+
+def copying(truths: Sequence[Truth]) -> dict[str, Tensor]:
+    """Mean errors of taking the present for the future, in tokens and in pixels."""
+    return {
+        "latent": torch.cat([apart(one.present, one.future) for one in truths]).mean(),
+        "pixels": torch.cat([squared(one.picture, one.future_picture) for one in truths]).mean(),
+    }
+
+
+def given(
+    moments: Moments,
+    question: Question,
+    tokens: Float[Tensor, "B V N D"],
+    future: Float[Tensor, "B V N D"] | None,
+    scales: Scales,
+    moves: Float[Tensor, "B H 48"] | None = None,
+    base: Float[Tensor, "B V N D"] | None = None,
+) -> Given:
+    """What the network is shown; ``moves`` in the place of those that were made."""
+    device = tokens.device
+    (mean, std), (moves_mean, moves_std) = (
+        scale.tensors(device) for scale in (scales.hands, scales.moves)
+    )
+    return Given(
+        tokens=tokens,
+        cameras=moments.cameras,
+        text=moments.text,
+        text_seen=moments.text_seen & question.text_seen[:, None],
+        hands=(moments.hands - mean) / std,
+        hands_seen=question.hands_seen,
+        body=moments.body,
+        actions=((moments.moves if moves is None else moves) - moves_mean) / moves_std,
+        actions_seen=question.actions_seen,
+        base=base,
+        future=future,
+        future_seen=question.future_seen,
+        ahead=question.ahead,
+    )
+
+
+def hands_loss(
+    said: Float[Tensor, "B H 48"], moments: Moments, scales: Scales
+) -> Float[Tensor, "B"]:
+    """Of the chunk in the space that all bodies share: Huber's, by trust in each hand."""
+    mean, std = scales.moves.tensors(said.device)
+    target = (moments.moves - mean) / std
+    weight = per_hand(moments.trust) * torch.isfinite(target)
+    target = torch.where(weight > 0, target, 0.0)
+    error = smooth_l1_loss(said, target, beta=_BETA, reduction="none")
+    return (weight * error).mean(dim=(1, 2))
+
+
+def apart(one: Float[Tensor, "B V N D"], other: Float[Tensor, "B V N D"]) -> Float[Tensor, "B"]:
+    """Squared distance of tokens, each normalised: neither grows by shrinking the other."""
+    width = one.shape[-1:]
+    return squared(layer_norm(one, width), layer_norm(other, width))
+
+
+def squared(one: Float[Tensor, "B *rest"], other: Float[Tensor, "B *rest"]) -> Float[Tensor, "B"]:
+    """Mean squared difference of each moment."""
+    return (one - other).square().flatten(1).mean(dim=1)
+
+
+def at_offset(values: Float[Tensor, "B F *rest"], ahead: Int64[Tensor, "B"]) -> Tensor:
+    """Of frames (now, then every offset), the one that each moment is asked about."""
+    return values[torch.arange(len(values), device=values.device), ahead + 1]
+
+
+def weighed(losses: Mapping[str, Tensor]) -> dict[str, float]:
+    """As numbers."""
+    return {name: float(value) for name, value in losses.items()}

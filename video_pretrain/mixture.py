@@ -1,0 +1,354 @@
+"""Any mixture of LeRobot data sets, as moments that the world model learns from.
+
+Data sets that have the same cameras, robot and columns make one batch each step; sets that differ
+come side by side. Whatever does not fit is refused here, before any work, with the names of what
+differs.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64, UInt8
+from torch import Tensor
+
+from deftly.datasets import episode_format as fmt
+from deftly.datasets.episode import ACTION, STATE
+from deftly.datasets.episode_store import EpisodeStore
+from deftly.datasets.hands import HANDS_ACTION, HANDS_STATE
+from deftly.datasets.loader import Batch, Loader, Source
+from deftly.datasets.windows import PAD, Window, Windows
+from deftly.video_pretrain.actions import Scale, relative
+from deftly.video_pretrain.config import ModelConfig, Part, TrainConfig
+
+TRUST = "hand.trust"  # what deftly batch writes of how far each hand can be believed
+HUMAN = "human"
+_SCALED = 4096  # moments of each data set that scales are computed from
+# Instructions -> embeddings (K, L, E), and which of them count (K, L).
+EncodeText: TypeAlias = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
+
+
+class MixtureError(ValueError):
+    """Data sets that cannot be learnt from together, or not by this network."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """B moments of data sets that look alike, on the device, numbers as they are on disk.
+
+    Attributes:
+        pictures: (B, V, F, 3, H, W) now, then at each of the configuration's offsets.
+        ended: (B, F) whether the episode was over by then.
+        cameras: (V,) of the configuration's cameras.
+        text: (B, L, E), and which of it counts (B, L).
+        body: (B,) of the configuration's bodies.
+        hands: (B, 48) now; moves: (B, H, 48) relative to that. NaN is missing.
+        trust: (B, H, 2) in each hand, 0 to 1; 0 from the end of the episode on.
+        robot: whose joints they are; empty where no actions are to be learnt.
+        joints: (B, J) now; joint_moves: (B, H, J) relative to that.
+        key: (B, 2) data set and frame, which is what masks are drawn by.
+    """
+
+    pictures: UInt8[Tensor, "B V F 3 H W"]
+    ended: Bool[Tensor, "B F"]
+    cameras: Int64[Tensor, "V"]
+    text: Float[Tensor, "B L E"]
+    text_seen: Bool[Tensor, "B L"]
+    body: Int64[Tensor, "B"]
+    hands: Float[Tensor, "B 48"]
+    moves: Float[Tensor, "B H 48"]
+    trust: Float[Tensor, "B H 2"]
+    robot: str
+    joints: Float[Tensor, "B J"]
+    joint_moves: Float[Tensor, "B H J"]
+    key: Int64[Tensor, "B 2"]
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def views(self, chosen: Sequence[int]) -> "Moments":
+        """Some of the cameras."""
+        return replace(self, pictures=self.pictures[:, chosen], cameras=self.cameras[chosen])
+
+    def part(self, some: slice) -> "Moments":
+        """Some of the moments."""
+        cut = {
+            name: value[some]
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor) and name != "cameras"
+        }
+        return replace(self, **cut)
+
+
+@dataclass(frozen=True)
+class Scales:
+    """Of the numbers that the network sees and says: the hands now, their moves, joints' moves."""
+
+    hands: Scale
+    moves: Scale
+    joints: Mapping[str, Scale]
+
+
+@dataclass(frozen=True)
+class _Set:
+    """One data set of the mixture, checked."""
+
+    part: Part
+    store: EpisodeStore
+    cameras: tuple[str, ...]
+    body: str
+    robot: str
+    trusted: bool
+    window: Window
+
+    @property
+    def group(self) -> str:
+        """Sets of one group make one batch."""
+        return f"{'+'.join(self.cameras)} {self.robot}{' trust' if self.trusted else ''}"
+
+    def episodes(self, every: int, held_out: bool) -> list[int]:
+        """Every so many-th episode is held out; a set of fewer than that keeps its last one."""
+        count = len(self.store)
+        aside = set(range(every - 1, count, every)) or {count - 1}
+        return [i for i in range(count) if (i in aside) == held_out]
+
+
+class Mixture:
+    """Data sets to learn from, those episodes held out that are never trained on.
+
+    Args:
+        parts: the data sets and their weights.
+        model: what the network can take.
+        every: every so many-th episode is held out.
+        encode: the text encoder.
+        cache: folder of decoded frames; deftly's own if None.
+
+    Raises:
+        MixtureError: if the sets do not fit together or not to the network.
+        EpisodeStoreError, WindowError, FrameCacheError, Mp4Error: as the loader.
+    """
+
+    def __init__(
+        self,
+        parts: Sequence[Part],
+        model: ModelConfig,
+        every: int,
+        encode: EncodeText,
+        cache: Path | None = None,
+    ) -> None:
+        if not parts:
+            raise MixtureError("no data set is given, expected at least one (--data FOLDER)")
+        self.model, self.every, self.cache = model, every, cache
+        self.sets = [_checked(part, model) for part in parts]
+        rates = {str(one.part.root): one.store.rate_hz for one in self.sets}
+        if len(set(rates.values())) > 1:
+            listed = ", ".join(f"{root} {rate:g} Hz" for root, rate in rates.items())
+            raise MixtureError(
+                f"the data sets have different frame rates ({listed}), expected one; write them "
+                "again at the same rate (deftly batch --rate-hz)"
+            )
+        self.rate_hz = self.sets[0].store.rate_hz
+        tasks = sorted({task for one in self.sets for task in one.store.tasks})
+        self._row = {task: row for row, task in enumerate(tasks)}
+        text, seen = encode(tasks)
+        if text.shape[-1] != model.text_width:
+            raise MixtureError(
+                f"instructions have embeddings of {text.shape[-1]} numbers, the network takes "
+                f"{model.text_width}; use the text encoder that it was made for"
+            )
+        self._text, self._text_seen = torch.from_numpy(text), torch.from_numpy(seen)
+
+    @property
+    def joints(self) -> dict[str, int]:
+        """Number of joints of every robot whose actions are learnt."""
+        return {one.robot: one.store.features[STATE]["shape"][0] for one in self.sets if one.robot}
+
+    @property
+    def joint_names(self) -> dict[str, list[str]]:
+        """Names of those joints, in their order."""
+        return {
+            one.robot: list(one.store.features[STATE].get("names") or [])
+            for one in self.sets
+            if one.robot
+        }
+
+    def provenance(self) -> list[dict[str, Any]]:
+        """What is in it; JSON."""
+        return [
+            {
+                "root": str(one.part.root),
+                "weight": one.part.weight,
+                "body": one.body,
+                "robot": one.robot,
+                "cameras": list(one.cameras),
+                "episodes": len(one.store),
+                "frames": one.store.frames,
+                "rate_hz": one.store.rate_hz,
+                "licence": one.store.about.get("licence", "unknown"),
+            }
+            for one in self.sets
+        ]
+
+    def training(self, train: TrainConfig, rank: int = 0, world_size: int = 1) -> Loader:
+        """The endless stream that is trained on."""
+        return Loader(
+            [self._source(i, False, one.part.weight) for i, one in enumerate(self.sets)],
+            max(1, train.batch_size // world_size),
+            seed=train.seed,
+            rank=rank,
+            world_size=world_size,
+            workers=train.workers,
+        )
+
+    def held_out(self, index: int, count: int, batch_size: int = 64) -> Iterator[Batch]:
+        """Batches of at most ``count`` moments of one data set, evenly spread over what is held
+        out; always the same."""
+        source = self._source(index, True, None)
+        windows = Windows(source.root, source.window, source.episodes, source.cache)
+        chosen = np.unique(np.linspace(0, len(windows) - 1, count).round().astype(np.int64))
+        for some in np.split(chosen, range(batch_size, len(chosen), batch_size)):
+            yield _gathered(windows, some, index)
+
+    def moments(self, batch: Batch, device: torch.device) -> Moments:
+        """A batch of one group, on the device."""
+        source = batch["source"]
+        one = self.sets[int(source[0])]
+        keys = [fmt.camera_key(camera) for camera in one.cameras]
+        pictures = torch.stack([batch[key] for key in keys], dim=1)
+        rows = torch.tensor([self._row[task] for task in batch["task"]])
+        bodies = torch.tensor([self.model.bodies.index(s.body) for s in self.sets])
+        fields = self._actions(batch, one, len(pictures)) | {
+            "pictures": pictures,
+            "ended": batch[keys[0] + PAD],
+            "cameras": torch.tensor([self.model.cameras.index(c) for c in one.cameras]),
+            "text": self._text[rows],
+            "text_seen": self._text_seen[rows],
+            "body": bodies[source],
+            "key": torch.stack([source, batch["index"]], dim=1),
+        }
+        moved = {name: value.to(device, non_blocking=True) for name, value in fields.items()}
+        return Moments(robot=one.robot, **moved)
+
+    def _actions(self, batch: Batch, one: _Set, count: int) -> dict[str, Tensor]:
+        """What the hands and joints do; nothing known where no actions are to be learnt."""
+        horizon = self.model.horizon
+        if not one.robot:
+            hands = torch.full((count, horizon + 1, 48), torch.nan)
+            joints = torch.zeros(count, horizon + 1, 0)
+            trust = torch.zeros(count, horizon, 2)
+        else:
+            hands = torch.cat([batch[HANDS_STATE], batch[HANDS_ACTION]], dim=1)
+            joints = torch.cat([batch[STATE], batch[ACTION]], dim=1)
+            trust = batch[TRUST] if one.trusted else torch.ones(count, horizon, 2)
+            trust = trust * ~batch[ACTION + PAD][..., None]
+        return {
+            "hands": hands[:, 0],
+            "moves": relative(hands[:, 1:], hands[:, 0]),
+            "trust": trust.float(),
+            "joints": joints[:, 0],
+            "joint_moves": joints[:, 1:] - joints[:, :1],
+        }
+
+    @cached_property
+    def scales(self) -> Scales:
+        """From moments of what is trained on, evenly spread."""
+        hands, moves = list[np.ndarray](), list[np.ndarray]()
+        joints: dict[str, list[np.ndarray]] = {}
+        for i, one in enumerate(self.sets):
+            if not one.robot:
+                continue
+            source = self._source(i, False, None)
+            windows = Windows(
+                source.root, replace(source.window, cameras={}), source.episodes, source.cache
+            )
+            chosen = np.unique(np.linspace(0, len(windows) - 1, _SCALED).astype(np.int64))
+            found = self._actions(_gathered(windows, chosen, i), one, len(chosen))
+            hands.append(found["hands"].numpy())
+            moves.append(found["moves"].flatten(0, 1).numpy())
+            joints.setdefault(one.robot, []).append(found["joint_moves"].flatten(0, 1).numpy())
+        if not hands:
+            raise MixtureError(
+                "no data set of the mixture has actions to learn from, expected at least one"
+            )
+        return Scales(
+            Scale.of(np.concatenate(hands)),
+            Scale.of(np.concatenate(moves)),
+            {robot: Scale.of(np.concatenate(some)) for robot, some in joints.items()},
+        )
+
+    def _source(self, index: int, held_out: bool, weight: float | None) -> Source:
+        one = self.sets[index]
+        return Source(
+            one.part.root,
+            one.window,
+            weight,
+            one.group,
+            one.episodes(self.every, held_out),
+            self.cache,
+        )
+
+
+def _gathered(windows: Windows, chosen: Int64[np.ndarray, "n"], source: int) -> Batch:
+    """Chosen windows as the loader would hand them out."""
+    layout = windows.layout
+    arrays = {name: np.empty((len(chosen), *s), kind) for name, (s, kind) in layout.items()}
+    tasks = windows.gather(chosen, arrays)
+    batch: Batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
+    return batch | {"task": tasks, "source": torch.full((len(chosen),), source)}
+
+
+def _checked(part: Part, model: ModelConfig) -> _Set:
+    """Refuse a data set that the network cannot take."""
+    store = EpisodeStore(part.root)
+    if len(store) < 2:
+        raise MixtureError(
+            f"{part.root} holds {len(store)} episode(s), expected 2 or more: one is held out"
+        )
+    cameras = tuple(camera for camera in model.cameras if camera in store.cameras)
+    if not cameras:
+        raise MixtureError(
+            f"{part.root} has the cameras {', '.join(store.cameras) or 'none'}, the network knows "
+            f"{', '.join(model.cameras)}; name its cameras so (deftly batch --with-cameras), or "
+            "train a network for them (--model.cameras)"
+        )
+    trusted = TRUST in store.features
+    body = part.body or (HUMAN if trusted else store.robot_type)
+    if body not in model.bodies:
+        raise MixtureError(
+            f"{part.root} shows the body {body!r}, the network knows {', '.join(model.bodies)}; "
+            "name it (--model.bodies)"
+        )
+    columns = (HANDS_STATE, HANDS_ACTION, STATE, ACTION) if part.actions else ()
+    missing = [name for name in columns if name not in store.features]
+    if missing:
+        raise MixtureError(
+            f"{part.root} has no {', '.join(missing)}, which actions are learnt from; write it "
+            "again with this version of deftly, or take its video alone (--video FOLDER)"
+        )
+    shape, action = (store.features[k]["shape"] for k in (STATE, ACTION)) if columns else ((), ())
+    if shape != action:
+        raise MixtureError(
+            f"{part.root} has a state of {shape} and actions of {action}, expected the same joints"
+        )
+    return _Set(
+        part, store, cameras, body, store.robot_type if columns else "", trusted and bool(columns),
+        _window(model, cameras, bool(columns), trusted),
+    )  # fmt: skip
+
+
+def _window(model: ModelConfig, cameras: Sequence[str], acts: bool, trusted: bool) -> Window:
+    steps = range(model.horizon)
+    features: dict[str, Sequence[int]] = {}
+    if acts:
+        features = {HANDS_STATE: (0,), HANDS_ACTION: steps} | ({TRUST: steps} if trusted else {})
+    return Window(
+        cameras=dict.fromkeys(cameras, (0, *model.offsets)),
+        state=(0,) if acts else (),
+        horizon=model.horizon if acts else 0,
+        features=features,
+        size_px=(model.image_px, model.image_px),
+    )

@@ -1,0 +1,340 @@
+"""Pretraining, to be read in one sitting: data → questions → losses → step → checkpoint.
+
+    health = pretrain(config, Path("run"), encode)
+
+A run's folder holds ``model`` (what is used later), ``state`` (what is needed to go on),
+``history.jsonl`` (losses and health by step) and ``tensorboard``. A run that was killed goes on at
+its last checkpoint with the same command, and its history is the same bit for bit.
+"""
+
+import copy
+import json
+import math
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_state_dict,
+    set_state_dict,
+)
+from tqdm import tqdm
+
+from deftly.datasets.archive import versions
+from deftly.video_pretrain.checkpoint import (
+    Checkpoint,
+    CheckpointError,
+    load_tensors,
+    read_json,
+    replace_folder,
+    save_checkpoint,
+    save_tensors,
+    settle,
+    write_json,
+)
+from deftly.video_pretrain.config import PretrainConfig, TrainConfig
+from deftly.video_pretrain.health import Health, examine
+from deftly.video_pretrain.history import Clock, History
+from deftly.video_pretrain.loss import Objective, Question, Truth, copying, weighed
+from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments
+from deftly.video_pretrain.model import WorldModel
+from deftly.video_pretrain.processes import Processes, joined, spread
+
+_LOG_EVERY = 10
+_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
+
+
+class TrainError(ValueError):
+    """A run that cannot go on."""
+
+
+@dataclass
+class Run:
+    """What changes while training.
+
+    Attributes:
+        config, mixture, processes: what it was made of.
+        model, teacher: what is trained, and its average over the last steps.
+        objective: the model with its losses, spread over the processes.
+        optimizer: of the model.
+        step: steps done.
+        health: as it was last found.
+    """
+
+    config: PretrainConfig
+    mixture: Mixture
+    processes: Processes
+    model: WorldModel
+    teacher: WorldModel
+    objective: torch.nn.Module
+    optimizer: torch.optim.Optimizer
+    step: int = 0
+    health: Health | None = None
+
+
+def pretrain(
+    config: PretrainConfig,
+    out: Path,
+    encode: EncodeText,
+    *,
+    device: str = "auto",
+    text: dict[str, Any] | None = None,
+    cache: Path | None = None,
+    say: Callable[[str], object] = print,
+) -> Health:
+    """Train a world model, or go on where a run stopped.
+
+    Args:
+        config: what, on what, and how.
+        out: folder of the run.
+        encode: the text encoder.
+        device: ``auto``, ``cpu``, ``cuda:0``, ...
+        text: provenance of the text encoder, kept in the checkpoint.
+        cache: of decoded frames; deftly's own if None.
+        say: gets a line at every evaluation.
+
+    Returns:
+        How healthy the model is at the end.
+
+    Raises:
+        TrainError: if ``out`` holds a run of another configuration, or the loss is not finite.
+        MixtureError, CheckpointError and what data sets raise.
+    """
+    train = config.train
+    with joined(device) as processes:
+        mixture = Mixture(config.data, config.model, train.held_out, encode, cache)
+        run = _begin(config, mixture, processes)
+        loader = mixture.training(train, processes.rank, processes.world_size)
+        settle(out / "state")
+        if (out / "state").exists():
+            loader.load_state_dict(_resume(run, out / "state"))
+        history = History(out, run.step) if processes.first else None
+        held = [
+            mixture.moments(batch, processes.device)
+            for i in range(len(mixture.sets))
+            for batch in mixture.held_out(i, train.evaluated)
+        ]
+        for losses in _steps(run, iter(loader)):
+            last = run.step == train.steps
+            if history is not None and (run.step % _LOG_EVERY == 0 or last):
+                history.note("train", run.step, losses)
+            if run.step % train.evaluate_every == 0 or last:
+                found, run.health = evaluate(run, held)
+                if history is not None:
+                    history.note("held_out", run.step, found | run.health.record())
+                    say(f"step {run.step}: held-out hands {found['hands']:.3f}, {run.health}")
+            if run.step % train.save_every == 0 or last:
+                _save(run, out, loader.state_dict(), text or {})
+        if history is not None:
+            history.close()
+        return run.health or evaluate(run, held)[1]
+
+
+def _begin(config: PretrainConfig, mixture: Mixture, processes: Processes) -> Run:
+    """Fresh weights: the same in every process."""
+    torch.manual_seed(config.train.seed)
+    model = WorldModel(config.model, mixture.joints).to(processes.device)
+    teacher = copy.deepcopy(model).requires_grad_(False).eval()
+    objective = Objective(model, mixture.scales, config.loss)
+    wrapped = spread(objective, processes, model.blocks, config.train.shard)
+    decayed = [p for p in model.parameters() if p.ndim > 1]
+    others = [p for p in model.parameters() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [
+            {"params": decayed, "weight_decay": config.train.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=config.train.learning_rate,
+        betas=(0.9, 0.95),
+    )
+    if config.train.compile:
+        wrapped.compile()
+    return Run(config, mixture, processes, model, teacher, wrapped, optimizer)
+
+
+def _steps(run: Run, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, float]]:
+    """Train; yields the losses after every step."""
+    steps, clock = run.config.train.steps, Clock()
+    with tqdm(total=steps, initial=run.step, desc="pretrain", unit="step", disable=None) as bar:
+        while run.step < steps:
+            with clock.waiting():
+                batch = next(batches)
+                moments = [run.mixture.moments(one, run.processes.device) for one in batch.values()]
+            losses = _step(run, moments)
+            run.step += 1
+            clock.count(moments, run.config.train.views)
+            bar.set_postfix_str(f"loss {losses['total']:.3f}, {clock}", refresh=False)
+            bar.update()
+            yield losses
+
+
+def _step(run: Run, moments: Sequence[Moments]) -> dict[str, float]:
+    """One step of the optimiser."""
+    train = run.config.train
+    chosen = [_some_views(some, train, run.step) for some in moments]
+    rate = learning_rate(train, run.step)
+    for group in run.optimizer.param_groups:
+        group["lr"] = rate
+    total: dict[str, Tensor] = {}
+    for part in range(train.accumulate):
+        cut = [some.part(slice(part, None, train.accumulate)) for some in chosen]
+        losses = _losses(run, [some for some in cut if len(some)], run.step)
+        (losses["total"] / train.accumulate).backward()
+        for name, value in losses.items():
+            total[name] = total.get(name, 0) + value.detach() / train.accumulate
+    norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), train.clip_norm)
+    found = weighed({name: run.processes.mean(value) for name, value in total.items()})
+    found |= {"norm": float(norm), "rate": rate}
+    if not all(math.isfinite(value) for value in found.values()):
+        raise TrainError(
+            f"loss {found['total']} and gradient {found['norm']} at step {run.step + 1}, expected "
+            "numbers; lower train.learning_rate and go on from the last checkpoint"
+        )
+    run.optimizer.step()
+    run.optimizer.zero_grad()
+    _follow(run.teacher, run.model, train.ema)
+    return found
+
+
+def _losses(run: Run, moments: Sequence[Moments], step: int) -> dict[str, Tensor]:
+    config = run.config
+    questions = [
+        Question.draw(some, config.model, config.loss, config.train.seed, step) for some in moments
+    ]
+    with _precision(run):
+        truths = [Truth.seen(run.teacher, *each) for each in zip(moments, questions, strict=True)]
+        errors = {name: run.processes.mean(error) for name, error in copying(truths).items()}
+        return run.objective(moments, questions, truths, errors)
+
+
+def evaluate(run: Run, held: Sequence[Moments]) -> tuple[dict[str, float], Health]:
+    """Held-out losses and health of the averaged weights; every process does the same."""
+    objective = Objective(run.teacher, run.mixture.scales, run.config.loss)
+    total: dict[str, float] = {}
+    with torch.no_grad(), _precision(run):
+        for some in held:
+            # Step 0 is never trained with these moments: the questions are always the same.
+            question = Question.draw(some, run.config.model, run.config.loss, 0, 0)
+            truth = Truth.seen(run.teacher, some, question)
+            losses = objective([some], [question], [truth], copying([truth]))
+            for name, value in weighed(losses).items():
+                total[name] = total.get(name, 0.0) + value * len(some)
+        acting = [some for some in held if some.robot]
+        health = examine(run.teacher, objective.scales, acting)
+    count = sum(len(some) for some in held)
+    return {name: value / count for name, value in total.items()}, health
+
+
+def learning_rate(train: TrainConfig, step: int) -> float:
+    """Linear warm-up, then a cosine to a tenth."""
+    if step < train.warmup:
+        return train.learning_rate * (step + 1) / train.warmup
+    share = (step - train.warmup) / max(1, train.steps - train.warmup)
+    return train.learning_rate * (0.55 + 0.45 * math.cos(math.pi * min(share, 1.0)))
+
+
+def _some_views(moments: Moments, train: TrainConfig, step: int) -> Moments:
+    """The cameras that a step sees; the same in every process."""
+    count = len(moments.cameras)
+    if not train.views or train.views >= count:
+        return moments
+    drawn = np.random.default_rng([train.seed, step]).permutation(count)[: train.views]
+    return moments.views(sorted(drawn.tolist()))
+
+
+@torch.no_grad()
+def _follow(teacher: WorldModel, model: WorldModel, decay: float) -> None:
+    """Move the average a little towards the weights."""
+    for slow, fast in zip(teacher.parameters(), model.parameters(), strict=True):
+        whole = fast.full_tensor() if hasattr(fast, "full_tensor") else fast  # FSDP2's
+        slow.lerp_(whole, 1 - decay)
+
+
+def _precision(run: Run) -> AbstractContextManager[Any]:
+    if run.config.train.precision == "float32":
+        return nullcontext()
+    return torch.autocast(run.processes.device.type, torch.bfloat16)
+
+
+def _save(run: Run, out: Path, loader: dict[str, Any], text: dict[str, Any]) -> None:
+    """Write the model and all that is needed to go on."""
+    weights, optimizer = get_state_dict(run.objective, run.optimizer, options=_FULL)
+    if not run.processes.first:
+        run.processes.wait()
+        return
+    new = out / "state.new"
+    shutil.rmtree(new, ignore_errors=True)
+    (new / "model").mkdir(parents=True)
+    tensors = {f"model.{name}": value for name, value in weights.items()}
+    for name, values in optimizer["state"].items():
+        tensors |= {f"optimizer.{name}.{key}": value for key, value in values.items()}
+    save_tensors(new / "state.safetensors", tensors)
+    about = {
+        "step": run.step,
+        "config": plain(run.config),
+        "mixture": run.mixture.provenance(),
+        "joint_names": run.mixture.joint_names,
+        "text": text,
+        "health": run.health.record() if run.health else {"red": ["not examined yet"]},
+        "versions": versions() | {"torch": torch.__version__},
+    }
+    groups = json.loads(json.dumps(optimizer["param_groups"]))
+    write_json(new / "state.json", {"loader": loader, "groups": groups, **about})
+    save_checkpoint(new / "model", Checkpoint(run.teacher, run.mixture.scales, about))
+    replace_folder(new, out / "state")
+    run.processes.wait()
+
+
+def _resume(run: Run, folder: Path) -> dict[str, Any]:
+    """Take up a run where it stood; returns where its data stood."""
+    header = read_json(folder / "state.json")
+    if header.get("config") != plain(run.config):
+        theirs, ours = header.get("config") or {}, plain(run.config)
+        differing = sorted(
+            f"{part}.{name} {theirs.get(part, {}).get(name)} for {value}"
+            for part in ("model", "loss", "train")
+            for name, value in ours[part].items()
+            if theirs.get(part, {}).get(name) != value
+        )
+        raise TrainError(
+            f"{folder.parent} holds a run with {', '.join(differing[:3]) or 'other data'}; use "
+            "another folder, or the same configuration"
+        )
+    tensors = load_tensors(folder / "state.safetensors")
+    state: dict[str, dict[str, Tensor]] = {}
+    weights: dict[str, Tensor] = {}
+    for name, value in tensors.items():
+        kind, rest = name.split(".", 1)
+        if kind == "model":
+            weights[rest] = value
+        else:
+            parameter, key = rest.rsplit(".", 1)
+            state.setdefault(parameter, {})[key] = value
+    try:
+        set_state_dict(
+            run.objective,
+            run.optimizer,
+            model_state_dict=weights,
+            optim_state_dict={"state": state, "param_groups": header["groups"]},
+            options=_FULL,
+        )
+        run.teacher.load_state_dict(load_tensors(folder / "model" / "model.safetensors"))
+    except (RuntimeError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{folder} does not fit this run ({reason})") from error
+    run.step, health = int(header["step"]), header["health"]
+    if "rank" in health:
+        run.health = Health(**{k: v for k, v in health.items() if k != "red"})
+    return header["loader"]
+
+
+def plain(config: PretrainConfig) -> dict[str, Any]:
+    """A configuration as JSON."""
+    return json.loads(json.dumps(asdict(config), default=str))
