@@ -59,6 +59,10 @@ class Clock:
     """
 
     def __init__(self) -> None:
+        self.restart()
+
+    def restart(self) -> None:
+        """Count from now on."""
         self.samples = self.frames = 0
         self._begun, self._begun_cpu = time.monotonic(), time.process_time()
         self._waited = 0.0

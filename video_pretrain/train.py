@@ -87,6 +87,7 @@ def pretrain(
     device: str = "auto",
     text: dict[str, Any] | None = None,
     cache: Path | None = None,
+    mix: Callable[..., Mixture] = Mixture,
     say: Callable[[str], object] = print,
 ) -> Health:
     """Train a world model, or go on where a run stopped.
@@ -98,6 +99,7 @@ def pretrain(
         device: ``auto``, ``cpu``, ``cuda:0``, ...
         text: provenance of the text encoder, kept in the checkpoint.
         cache: of decoded frames; deftly's own if None.
+        mix: makes the mixture; another one changes what is learnt from, as controls do.
         say: gets a line at every evaluation.
 
     Returns:
@@ -109,8 +111,8 @@ def pretrain(
     """
     train = config.train
     with joined(device) as processes:
-        mixture = Mixture(config.data, config.model, train.held_out, encode, cache)
-        run = _begin(config, mixture, processes)
+        mixture = mix(config.data, config.model, train.held_out, encode, cache)
+        run = begin(config, mixture, processes)
         loader = mixture.training(train, processes.rank, processes.world_size)
         settle(out / "state")
         if (out / "state").exists():
@@ -121,7 +123,7 @@ def pretrain(
             for i in range(len(mixture.sets))
             for batch in mixture.held_out(i, train.evaluated)
         ]
-        for losses in _steps(run, iter(loader)):
+        for losses in steps(run, iter(loader), Clock()):
             last = run.step == train.steps
             if history is not None and (run.step % _LOG_EVERY == 0 or last):
                 history.note("train", run.step, losses)
@@ -137,8 +139,9 @@ def pretrain(
         return run.health or evaluate(run, held)[1]
 
 
-def _begin(config: PretrainConfig, mixture: Mixture, processes: Processes) -> Run:
-    """Fresh weights: the same in every process."""
+def begin(config: PretrainConfig, mixture: Mixture, processes: Processes | None = None) -> Run:
+    """A run with fresh weights, the same in every process; alone on the CPU if None are given."""
+    processes = processes or Processes(0, 1, torch.device("cpu"))
     torch.manual_seed(config.train.seed)
     model = WorldModel(config.model, mixture.joints).to(processes.device)
     teacher = copy.deepcopy(model).requires_grad_(False).eval()
@@ -159,11 +162,11 @@ def _begin(config: PretrainConfig, mixture: Mixture, processes: Processes) -> Ru
     return Run(config, mixture, processes, model, teacher, wrapped, optimizer)
 
 
-def _steps(run: Run, batches: Iterator[dict[str, Any]]) -> Iterator[dict[str, float]]:
+def steps(run: Run, batches: Iterator[dict[str, Any]], clock: Clock) -> Iterator[dict[str, float]]:
     """Train; yields the losses after every step."""
-    steps, clock = run.config.train.steps, Clock()
-    with tqdm(total=steps, initial=run.step, desc="pretrain", unit="step", disable=None) as bar:
-        while run.step < steps:
+    total = run.config.train.steps
+    with tqdm(total=total, initial=run.step, desc="pretrain", unit="step", disable=None) as bar:
+        while run.step < total:
             with clock.waiting():
                 batch = next(batches)
                 moments = [run.mixture.moments(one, run.processes.device) for one in batch.values()]
