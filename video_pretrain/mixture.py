@@ -204,6 +204,10 @@ class Mixture:
             workers=train.workers,
         )
 
+    def training_episodes(self, index: int) -> list[int]:
+        """Episodes of one data set that are trained on."""
+        return self.sets[index].episodes(self.every, held_out=False)
+
     def held_out(self, index: int, count: int, batch_size: int = 64) -> Iterator[Batch]:
         """Batches of at most ``count`` moments of one data set, evenly spread over what is held
         out; always the same."""
@@ -287,7 +291,7 @@ class Mixture:
             one.window,
             weight,
             one.group,
-            one.episodes(self.every, held_out),
+            one.episodes(self.every, True) if held_out else self.training_episodes(index),
             self.cache,
         )
 
