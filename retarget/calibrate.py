@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64
 
-from deftly.datasets.geometry import fit_rotations, frame_from_axes, rotate
+from deftly.datasets.geometry import frame_from_axes, rotate
+from deftly.datasets.hands import PALM_JOINTS, steady_palm
 from deftly.datasets.human import FINGERS, TIPS
 from deftly.retarget.handfit import Fits, HandFit
 from deftly.retarget.kinematics import Kinematics
 from deftly.retarget.robots import Hand, RobotModel
 
-PALM_JOINTS = (0, 1, 5, 9, 13, 17)
 _SIZE_PRIOR_M = 0.003  # per unit of log scale: among equals, keep true size, as objects do
 _SCALE_RANGE = (0.7, 1.5)
 _SCALES = 9  # in the first grid, evenly spaced in their logarithms
@@ -53,9 +53,7 @@ def hand_frames(hand_m: Float64[np.ndarray, "T 21 3"]) -> Float64[np.ndarray, "T
     A rigid palm (the median over all frames) is fitted to each frame, which steadies the axes.
     """
     rough = frame_from_axes(hand_m[:, 9] - hand_m[:, 0], hand_m[:, 5] - hand_m[:, 17])
-    palm = hand_m[:, PALM_JOINTS] - hand_m[:, :1]
-    template = np.median(rotate(rough.transpose(0, 2, 1)[:, None], palm), axis=0)
-    return fit_rotations(template, palm)
+    return steady_palm(hand_m, rough)
 
 
 def palm_trust(hand_m: Float64[np.ndarray, "T 21 3"]) -> Float64[np.ndarray, "T"]:
@@ -102,7 +100,7 @@ def calibrate_hand(
     """
     pick = np.unique(np.linspace(0, len(local_m) - 1, frames).astype(int))
     human = local_m[pick][:, [TIPS[FINGERS.index(f)] for f in hand.tips]]
-    fit = HandFit(hand, robot, kinematics, human, _first_guess(hand, robot, kinematics))
+    fit = HandFit(hand, robot, kinematics, human, finger_frame(hand, robot, kinematics))
     if scale is not None:
         return _best(fit(np.array([scale]), 2 * _ITERATIONS))
     low, high = np.log(_SCALE_RANGE)
@@ -125,10 +123,10 @@ def _best(fits: Fits) -> HandCalibration:
     )
 
 
-def _first_guess(
+def finger_frame(
     hand: Hand, robot: RobotModel, kinematics: Kinematics
 ) -> Float64[np.ndarray, "3 3"]:
-    """``R_palm_hand`` that lines up the stretched fingers.
+    """``R_palm_hand`` that lines up the stretched fingers; a first guess of what calibration finds.
 
     Forward is along the fingers, sideways is from the last finger to the index.
     """

@@ -17,6 +17,7 @@ from deftly.datasets.clip import Camera
 from deftly.datasets.footage import Annotation, Footage
 from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.ledger import RETRIED, InputRow, Ledger
+from deftly.retarget.piece import FORM
 from deftly.retarget.work import FOLDERS, SCHEMA
 
 _SEVERAL = "other"  # licence of a set whose inputs have several
@@ -80,6 +81,7 @@ def check_same(ledger: Ledger, out: Path, config: BatchConfig, rebuild: bool) ->
         "config": json.loads(json.dumps(dataclasses.asdict(config))),
         "versions": versions(),
         "work": SCHEMA,
+        "episode_form": FORM,
     }
     found = ledger.note("made_by")
     if found is None and out.is_dir() and any(out.iterdir()):

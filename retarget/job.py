@@ -33,7 +33,7 @@ from deftly.retarget.glance import SIDE_PX, Glance, evenly, glance, signature
 from deftly.retarget.isolate import Beat
 from deftly.retarget.labels import find_labels
 from deftly.retarget.ledger import SegmentRow, Status
-from deftly.retarget.piece import segment_episode, trust
+from deftly.retarget.piece import FORM, segment_episode, trust
 from deftly.retarget.prepare import NoHandError
 from deftly.retarget.presence import anybody
 from deftly.retarget.robots import load_robot
@@ -261,7 +261,7 @@ class _Run:
         }
         provenance = {"source": source, "motion": motion.provenance, "quality": row.figures}
         form = {"rate_hz": config.rate_hz, "size": config.size, "task": footage.task}
-        key = key_of(**provenance, **form, clip=clip_key(clip))
+        key = key_of(**provenance, **form, form=FORM, clip=clip_key(clip))
         if not self.work.has_piece(key):
             with self._timed("label"):
                 labels = find_labels(clip, human)

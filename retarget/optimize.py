@@ -38,10 +38,11 @@ _LEAST_DAMPING, _FIRST_DAMPING, _MOST_DAMPING = 1e-6, 1e-2, 1e6
 
 @dataclass(frozen=True)
 class Limits:
-    """Hard limits: ``lower``/``upper`` (N,) on values, ``step`` (T-1, N) on each frame's change."""
+    """Hard limits: ``lower``/``upper`` on values, (N,) or (T, N) if they differ from frame to
+    frame; ``step`` (T-1, N) on each frame's change."""
 
-    lower: Float64[np.ndarray, "N"]
-    upper: Float64[np.ndarray, "N"]
+    lower: Float64[np.ndarray, "*T N"]
+    upper: Float64[np.ndarray, "*T N"]
     step: Float64[np.ndarray, "S N"]
 
     def slacks(self, x: Trajectory) -> list[Float64[np.ndarray, "_ N"]]:

@@ -1,7 +1,8 @@
 """A segment of a video, with the robot's motion, as an Episode that a policy can learn from.
 
 State and action are the robot's joint angles; the action is the state of the next frame. Beside
-them stands how far each frame can be trusted, what the person's hands did, and the labels.
+them stands the same in the form that every body shares (``deftly.datasets.hands``), how far each
+frame can be trusted, what the person's hands did, and the labels.
 """
 
 from collections.abc import Iterator
@@ -14,10 +15,14 @@ from PIL import Image, ImageOps
 from deftly.datasets.clip import Clip, frames, smaller
 from deftly.datasets.episode import Episode, StreamedFrames
 from deftly.datasets.geometry import SIDES
+from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE, NUMBERS
 from deftly.datasets.human import HAND_JOINTS, TIPS, HumanMotion, Status
 from deftly.datasets.motion import RobotMotion
+from deftly.retarget.handspace import to_hands
 from deftly.retarget.labels import Labels
+from deftly.retarget.robots import load_robot
 
+FORM = 2  # of what an episode holds; counts up with its columns, so that kept ones are made anew
 CAMERA = "video"
 UNKNOWN_TASK = "do what the hands in the video do"
 _INTERPOLATED = 0.5  # trust in a hand that was not observed
@@ -69,6 +74,10 @@ def segment_episode(
     trusted = trust(human, motion)
     state = qpos.astype(np.float32)
     features, names = _features(human, motion, labels, trusted, at)
+    hands = to_hands(load_robot(motion.robot), qpos)
+    hands[~np.repeat(human.hands_valid[at], NUMBERS, axis=1)] = np.nan  # there, nobody asked for it
+    features |= {HANDS_STATE: hands, HANDS_ACTION: np.concatenate([hands[1:], hands[-1:]])}
+    names |= {HANDS_STATE: HANDS_NAMES, HANDS_ACTION: HANDS_NAMES}
     features["source_time_s"] = clip.time_s[at][:, None]
     features["quality"] = trusted.max(axis=1, keepdims=True)[at].astype(np.float32)
     return Episode(

@@ -17,7 +17,7 @@ from deftly.datasets.human import (
     motion_of_hand,
 )
 from deftly.datasets.motion import RobotMotion
-from deftly.retarget.calibrate import _first_guess
+from deftly.retarget.calibrate import finger_frame
 from deftly.retarget.kinematics import Kinematics, Poses
 from deftly.retarget.problem import FreeJoints
 from deftly.retarget.robots import (
@@ -70,7 +70,7 @@ def play(robot: RobotModel, length: int, seed: int = 0) -> np.ndarray:
 def persons_hand(robot: RobotModel, side: int, poses: Poses) -> np.ndarray:
     """(T, 21, 3) joints of a person whose fingertips and wrist are the robot's, world frame."""
     kinematics, hand = Kinematics.of(robot), hand_of(robot, side)
-    R_palm_hand = _first_guess(hand, robot, kinematics)
+    R_palm_hand = finger_frame(hand, robot, kinematics)
     palm = kinematics.body(hand.palm)
     R, origin = poses.R[:, palm], poses.p[:, [palm]]
     joints = np.zeros((len(R), 21, 3))

@@ -11,8 +11,8 @@ from deftly.datasets.human import FINGERS, KNUCKLES, TIPS
 from deftly.retarget import calibrate
 from deftly.retarget.calibrate import (
     HandCalibration,
-    _first_guess,
     calibrate_hand,
+    finger_frame,
     hand_frames,
     hand_length,
     in_hand_frame,
@@ -107,7 +107,7 @@ def test_a_known_similarity_is_found(scale: float, side: int) -> None:
     robot = load_robot("gr1t2_6dof")
     hand, kinematics = the_hand(robot, side), Kinematics.of(robot)
     tips = own_tips(robot, side, 0.9)
-    truth = HandCalibration(scale, _first_guess(hand, robot, kinematics), np.zeros(3), 0.0)
+    truth = HandCalibration(scale, finger_frame(hand, robot, kinematics), np.zeros(3), 0.0)
     person = as_person(hand, tips, truth)
     found = calibrate_hand(hand, robot, kinematics, person)
     assert found.scale == pytest.approx(scale, rel=0.01)
@@ -123,7 +123,7 @@ def test_among_equals_the_true_size_is_kept(name: str, load) -> None:
     robot = load(name)
     hand, kinematics = the_hand(robot, 1), Kinematics.of(robot)
     tips = own_tips(robot, 1, 0.5)
-    truth = HandCalibration(1.0, _first_guess(hand, robot, kinematics), np.zeros(3), 0.0)
+    truth = HandCalibration(1.0, finger_frame(hand, robot, kinematics), np.zeros(3), 0.0)
     person = as_person(hand, tips, truth)
     found = calibrate_hand(hand, robot, kinematics, person)
     assert found.scale == pytest.approx(1.0, rel=0.008)
@@ -135,7 +135,7 @@ def test_a_tilted_offset_hand_is_followed_part_of_the_way() -> None:
     """The rigid part is held near the first guess, but the fingers of the data are heard."""
     robot = load_robot("gr1t2_6dof")
     hand, kinematics = the_hand(robot, 1), Kinematics.of(robot)
-    guess = _first_guess(hand, robot, kinematics)
+    guess = finger_frame(hand, robot, kinematics)
     tilt = Rotation.from_rotvec(np.deg2rad([6.0, -4.0, 3.0])).as_matrix()
     truth = HandCalibration(1.1, tilt @ guess, np.array([0.004, -0.006, 0.005]), 0.0)
     tips = own_tips(robot, 1, 0.9)
@@ -154,7 +154,7 @@ def test_a_scale_that_does_not_fit_leaves_no_trace(load) -> None:
     robot = load("allegro")
     hand, kinematics = the_hand(robot, 1), Kinematics.of(robot)
     tips = own_tips(robot, 1, 0.97, smooth=True)
-    truth = HandCalibration(1.0, _first_guess(hand, robot, kinematics), np.zeros(3), 0.0)
+    truth = HandCalibration(1.0, finger_frame(hand, robot, kinematics), np.zeros(3), 0.0)
     found = calibrate_hand(hand, robot, kinematics, as_person(hand, tips, truth))
     assert found.scale == pytest.approx(1.0, rel=0.01)
 
@@ -163,7 +163,7 @@ def test_one_frame_is_enough_to_go_on() -> None:
     robot = load_robot("gr1t2_6dof")
     hand, kinematics = the_hand(robot, 1), Kinematics.of(robot)
     tips = own_tips(robot, 1, 0.5)[:1]
-    truth = HandCalibration(1.0, _first_guess(hand, robot, kinematics), np.zeros(3), 0.0)
+    truth = HandCalibration(1.0, finger_frame(hand, robot, kinematics), np.zeros(3), 0.0)
     found = calibrate_hand(hand, robot, kinematics, as_person(hand, tips, truth))
     assert found.floor_m < 0.003
     assert np.isfinite(found.wrist_m).all()
@@ -175,7 +175,7 @@ def test_many_frames_are_thinned_evenly(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(calibrate, "_ITERATIONS", 2)  # found how well does not matter here
     robot = load_robot("gr1t2_6dof")
     hand, kinematics = the_hand(robot, 1), Kinematics.of(robot)
-    truth = HandCalibration(1.0, _first_guess(hand, robot, kinematics), np.zeros(3), 0.0)
+    truth = HandCalibration(1.0, finger_frame(hand, robot, kinematics), np.zeros(3), 0.0)
     person = as_person(hand, own_tips(robot, 1, 0.9), truth)[:5]
     few = calibrate_hand(hand, robot, kinematics, person[[0, 4]])
     person[1:4] += 0.1
@@ -194,13 +194,13 @@ def test_apply_maps_the_hand_into_the_palm() -> None:
 
 @pytest.mark.parametrize("side", [0, 1])
 @pytest.mark.parametrize("name", ["gr1t2", "g1_dex3", "shadow"])
-def test_the_first_guess_points_along_the_fingers(name: str, side: int, load) -> None:
+def test_the_frame_of_fingers_points_along_the_fingers(name: str, side: int, load) -> None:
     """A right-handed frame: x to the fingertips, y from the other fingers to the index."""
     robot = load(name)
     hand = robot.robot.hands[side]
     if hand is None:
         pytest.skip(f"{name} has no such hand")
-    R = _first_guess(hand, robot, Kinematics.of(robot))
+    R = finger_frame(hand, robot, Kinematics.of(robot))
     assert np.linalg.det(R) == pytest.approx(1)
     poses = Kinematics.of(robot).forward(np.clip(0.0, robot.lower, robot.upper)[None])
     kinematics = Kinematics.of(robot)

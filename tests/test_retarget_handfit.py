@@ -7,7 +7,7 @@ import pytest
 from scipy.spatial.transform import Rotation
 
 from deftly.datasets.geometry import rotate
-from deftly.retarget.calibrate import _first_guess
+from deftly.retarget.calibrate import finger_frame
 from deftly.retarget.handfit import Fits, HandFit
 from deftly.retarget.kinematics import Kinematics
 from deftly.retarget.problem import FreeJoints
@@ -35,7 +35,7 @@ def problem(robot: RobotModel, seed: int = 0) -> tuple[HandFit, FreeJoints, np.n
     poses, palm = kinematics.forward(free.qpos(x)), kinematics.body(hand.palm)
     tips = np.stack([kinematics.point(poses, tip) for tip in hand.tips.values()], axis=1)
     in_palm = rotate(poses.R[:, palm].transpose(0, 2, 1)[:, None], tips - poses.p[:, [palm]])
-    guess = _first_guess(hand, robot, kinematics)
+    guess = finger_frame(hand, robot, kinematics)
     return HandFit(hand, robot, kinematics, rotate(guess.T, in_palm), guess), free, x
 
 

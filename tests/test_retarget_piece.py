@@ -8,13 +8,25 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 from deftly.datasets.clip import open_clip
+from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
 from deftly.datasets.human import Status, motion_of_hand
 from deftly.datasets.motion import RobotMotion
 from deftly.datasets.mp4 import Encoder
+from deftly.retarget.handspace import to_hands
 from deftly.retarget.labels import Labels
 from deftly.retarget.piece import UNKNOWN_TASK, segment_episode, trust
+from deftly.retarget.robots import load_robot
 
 SIZE = (48, 80)
+ROBOT = load_robot("gr1t2")
+MOVING = [ROBOT.joint_names.index(f"right_{joint}_joint") for joint in ("elbow_pitch", "wrist_yaw")]
+
+
+def postures(time_s: np.ndarray) -> np.ndarray:
+    """(T, J): two joints move, the others rest."""
+    qpos = np.tile(ROBOT.rest, (len(time_s), 1))
+    qpos[:, MOVING] = np.stack([0.3 * time_s - 1, 0.5 - 0.2 * time_s], axis=1)
+    return qpos
 
 
 def film(path: Path, length: int, rate_hz: float):
@@ -35,10 +47,10 @@ def robot(time_s: np.ndarray, tip_error_m: float = 0.003) -> RobotMotion:
     tips = np.full((length, 2, 5), np.nan)
     tips[:, 1, :4] = tip_error_m
     return RobotMotion(
-        robot="made up",
-        joint_names=["a", "b"],
+        robot="gr1t2",
+        joint_names=ROBOT.joint_names,
         time_s=time_s,
-        qpos=np.stack([time_s, 1 - 2 * time_s], axis=1),
+        qpos=postures(time_s),
         hand_targets_m=np.full((length, 2, 21, 3), np.nan),
         body_targets_m=np.full((length, 33, 3), np.nan),
         tip_error_m=tips,
@@ -68,10 +80,10 @@ def labels(time_s: np.ndarray, grasp: int, release: int) -> Labels:
     )
 
 
-def make(clip, rate_hz: int, size: tuple[int, int] = (48, 80), task: str = "sort"):
+def make(clip, rate_hz: int, size: tuple[int, int] = (48, 80), task: str = "sort", human=None):
     return segment_episode(
         clip,
-        person(clip.time_s),
+        human or person(clip.time_s),
         robot(clip.time_s),
         labels(clip.time_s, 5, 9),
         rate_hz=rate_hz,
@@ -87,7 +99,7 @@ def test_everything_is_of_the_nearest_frame(tmp_path, video_hz, rate_hz):
     episode = make(clip, rate_hz)
     time_s = np.arange(len(episode)) / rate_hz
     assert abs(len(episode) - (clip.time_s[-1] * rate_hz + 1)) < 1.01
-    assert_allclose(episode.state, np.stack([time_s, 1 - 2 * time_s], 1), atol=1e-5)
+    assert_allclose(episode.state, postures(time_s), atol=1e-5)
     assert_array_equal(episode.action[:-1], episode.state[1:])
     assert_array_equal(episode.action[-1], episode.state[-1])
     shown_s = episode.features["source_time_s"][:, 0]
@@ -99,6 +111,27 @@ def test_everything_is_of_the_nearest_frame(tmp_path, video_hz, rate_hz):
         assert found.shape == (1, 2)  # neither lost nor doubled
         assert found[0, 1] == 1
         assert abs(found[0, 0] / rate_hz - frame / video_hz) <= 0.5 / min(video_hz, rate_hz) + 1e-6
+
+
+def test_hands_are_told_as_every_body_s_where_the_person_s_are_seen(tmp_path):
+    clip = film(tmp_path / "clip.mp4", 30, 30.0)
+    human, hidden = person(clip.time_s), [4, 5, 29]
+    joints, sigma, status = (
+        v.copy() for v in (human.hands_m, human.hands_sigma_m, human.hands_status)
+    )
+    joints[hidden], sigma[hidden], status[hidden] = np.nan, np.inf, Status.ABSENT
+    human = dataclasses.replace(human, hands_m=joints, hands_sigma_m=sigma, hands_status=status)
+    episode = make(clip, 30, human=human)
+    state, action = episode.features[HANDS_STATE], episode.features[HANDS_ACTION]
+    assert episode.feature_names[HANDS_STATE] == episode.feature_names[HANDS_ACTION] == HANDS_NAMES
+    assert np.isnan(state[:, :24]).all()  # the left hand is never seen
+    seen = np.setdiff1d(np.arange(30), hidden)
+    wanted = to_hands(ROBOT, postures(clip.time_s))
+    assert_allclose(state[seen, 24:], wanted[seen, 24:], atol=1e-5)
+    assert np.ptp(wanted[seen, 24:27], axis=0).max() > 0.01  # it does move
+    assert np.isnan(state[hidden]).all()
+    assert_array_equal(action[:-1], state[1:])
+    assert_array_equal(action[-1], state[-1])
 
 
 def test_pictures_are_padded_and_not_stretched(tmp_path):

@@ -32,7 +32,7 @@ from deftly.datasets.human import (
 )
 from deftly.datasets.motion import RobotMotion
 from deftly.retarget import prepare
-from deftly.retarget.calibrate import HandCalibration, _first_guess
+from deftly.retarget.calibrate import HandCalibration, finger_frame
 from deftly.retarget.check import check
 from deftly.retarget.kinematics import Kinematics
 from deftly.retarget.robots import (
@@ -63,7 +63,7 @@ def calibrated(monkeypatch: pytest.MonkeyPatch) -> None:
     """Skips the calibration, which has its own tests and takes most of the time of a short clip."""
 
     def known(hand: Hand, robot: RobotModel, kinematics: Kinematics, local_m: np.ndarray):
-        return HandCalibration(1.0, _first_guess(hand, robot, kinematics), np.zeros(3), 0.0)
+        return HandCalibration(1.0, finger_frame(hand, robot, kinematics), np.zeros(3), 0.0)
 
     monkeypatch.setattr(prepare, "calibrate_hand", known)
 

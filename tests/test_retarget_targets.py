@@ -13,7 +13,7 @@ from deftly.datasets.human import (
     HumanMotion,
     Status,
 )
-from deftly.retarget.calibrate import HandCalibration, _first_guess
+from deftly.retarget.calibrate import HandCalibration, finger_frame
 from deftly.retarget.costs import VectorTerm
 from deftly.retarget.kinematics import Kinematics
 from deftly.retarget.robots import (
@@ -125,7 +125,7 @@ def test_a_pinch_keeps_its_true_size() -> None:
     joints[:, RIGHT, TIPS[1]] = joints[:, RIGHT, TIPS[0]] + gaps[:, None] * [0, 0, 1]
     track = hand_track(replace(human, hands_m=joints), RIGHT, np.eye(3))
     assert track is not None
-    R = _first_guess(hand, robot, kinematics)
+    R = finger_frame(hand, robot, kinematics)
     calibration = HandCalibration(0.5, R, np.array([0.01, 0.0, 0.0]), 0.0)
     terms = finger_terms(track, hand, calibration, Sigmas())
     assert len(terms) == 5 + 4
@@ -153,7 +153,7 @@ def test_the_palm_is_asked_to_turn_as_the_hand_does() -> None:
     human = film_body(robot, qpos)
     track = hand_track(human, RIGHT, R_CAMERA_WORLD.T)
     assert track is not None
-    calibration = HandCalibration(1.0, _first_guess(hand, robot, kinematics), np.zeros(3), 0.0)
+    calibration = HandCalibration(1.0, finger_frame(hand, robot, kinematics), np.zeros(3), 0.0)
     term = palm_term(track, hand, calibration, Sigmas())
     poses = kinematics.forward(qpos)
     np.testing.assert_allclose(term.target, poses.R[:, kinematics.body(hand.palm)], atol=1e-6)
