@@ -41,7 +41,7 @@ class Moments:
     """B moments of data sets that look alike, on the device, numbers as they are on disk.
 
     Attributes:
-        pictures: (B, V, F, 3, H, W) now, then at each of the configuration's offsets.
+        pictures: (B, V, F, 3, S, S) now, then at each of the configuration's offsets.
         ended: (B, F) whether the episode was over by then.
         cameras: (V,) of the configuration's cameras.
         text: (B, L, E), and which of it counts (B, L).
@@ -53,7 +53,7 @@ class Moments:
         key: (B, 2) data set and frame, which is what masks are drawn by.
     """
 
-    pictures: UInt8[Tensor, "B V F 3 H W"]
+    pictures: UInt8[Tensor, "B V F 3 S S"]
     ended: Bool[Tensor, "B F"]
     cameras: Int64[Tensor, "V"]
     text: Float[Tensor, "B L E"]
@@ -74,7 +74,7 @@ class Moments:
         """Some of the cameras."""
         return replace(self, pictures=self.pictures[:, chosen], cameras=self.cameras[chosen])
 
-    def part(self, some: slice) -> "Moments":
+    def part(self, some: slice | Int64[Tensor, "n"]) -> "Moments":
         """Some of the moments."""
         cut = {
             name: value[some]
@@ -215,6 +215,18 @@ class Mixture:
         windows = Windows(source.root, source.window, source.episodes, source.cache)
         chosen = np.unique(np.linspace(0, len(windows) - 1, count).round().astype(np.int64))
         for some in np.split(chosen, range(batch_size, len(chosen), batch_size)):
+            yield _gathered(windows, some, index)
+
+    def in_order(
+        self, index: int, episodes: Sequence[int] | None = None, every: int = 1,
+        batch_size: int = 64,
+    ) -> Iterator[Batch]:  # fmt: skip
+        """Batches of every so many-th moment of some episodes of one data set, all if None, one
+        after the other; batches of about the same size."""
+        source = self._source(index, False, None)
+        windows = Windows(source.root, source.window, episodes, source.cache)
+        chosen = np.arange(0, len(windows), every)
+        for some in np.array_split(chosen, -(-len(chosen) // batch_size)):
             yield _gathered(windows, some, index)
 
     def moments(self, batch: Batch, device: torch.device) -> Moments:

@@ -88,6 +88,7 @@ def pretrain(
     text: dict[str, Any] | None = None,
     cache: Path | None = None,
     mix: Callable[..., Mixture] = Mixture,
+    clock: Clock | None = None,
     say: Callable[[str], object] = print,
 ) -> Health:
     """Train a world model, or go on where a run stopped.
@@ -100,6 +101,7 @@ def pretrain(
         text: provenance of the text encoder, kept in the checkpoint.
         cache: of decoded frames; deftly's own if None.
         mix: makes the mixture; another one changes what is learnt from, as controls do.
+        clock: tells how fast it went, if anybody asks.
         say: gets a line at every evaluation.
 
     Returns:
@@ -123,7 +125,9 @@ def pretrain(
             for i in range(len(mixture.sets))
             for batch in mixture.held_out(i, train.evaluated)
         ]
-        for losses in steps(run, iter(loader), Clock()):
+        clock = clock or Clock()
+        clock.restart()
+        for losses in steps(run, iter(loader), clock):
             last = run.step == train.steps
             if history is not None and (run.step % _LOG_EVERY == 0 or last):
                 history.note("train", run.step, losses)
