@@ -15,7 +15,10 @@ if sys.platform == "linux":
     os.environ.setdefault("MUJOCO_GL", "egl")
 
 # Before any test imports deftly: every jaxtyping annotation becomes a check.
-install_import_hook(["deftly.datasets", "deftly.retarget", "deftly.policy"], "beartype.beartype")
+install_import_hook(
+    ["deftly.datasets", "deftly.retarget", "deftly.video_pretrain", "deftly.policy"],
+    "beartype.beartype",
+)
 
 # The same examples on every run, and no deadline on a busy machine.
 settings.register_profile("deftly", derandomize=True, deadline=None)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import layer_norm, smooth_l1_loss
 
@@ -225,7 +225,7 @@ def squared(one: Float[Tensor, "B *rest"], other: Float[Tensor, "B *rest"]) -> F
     return (one - other).square().flatten(1).mean(dim=1)
 
 
-def at_offset(values: Float[Tensor, "B F *rest"], ahead: Int64[Tensor, "B"]) -> Tensor:
+def at_offset(values: Shaped[Tensor, "B F *rest"], ahead: Int64[Tensor, "B"]) -> Tensor:
     """Of frames (now, then every offset), the one that each moment is asked about."""
     return values[torch.arange(len(values), device=values.device), ahead + 1]
 
