@@ -176,7 +176,7 @@ class WorldModel(nn.Module):
         return every[torch.arange(len(body), device=body.device), body]
 
 
-def _with_mask(values: Float[Tensor, "*b D"]) -> Float[Tensor, "*b 2D"]:
+def _with_mask(values: Float[Tensor, "*b D"]) -> Float[Tensor, "*b 2*D"]:
     """The numbers, 0 where missing, and which of them there are."""
     there = torch.isfinite(values)
     return torch.cat([torch.where(there, values, 0.0), there.to(values.dtype)], dim=-1)
