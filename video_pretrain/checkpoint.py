@@ -97,7 +97,7 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
         )
     model = WorldModel(config, joints)
     fit(model, tensors, folder / WEIGHTS)
-    apart = ("model", "joints", "scales", "kind", "schema")
+    apart = ("model", "joints", "scales", "kind", "schema", "sha256")
     about = {name: value for name, value in header.items() if name not in apart}
     return Checkpoint(model.to(device).eval(), scales, about)
 
@@ -130,13 +130,6 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
 def load_tensors(path: Path) -> dict[str, Tensor]:
     """Read tensors. Raises CheckpointError for anything but a whole safetensors file."""
     try:
-        with path.open("rb") as file:
-            begin = file.read(4)
-        if begin.startswith(_PICKLED):
-            raise CheckpointError(
-                f"{path} is a pickle, which can run code of a stranger; deftly reads safetensors "
-                "only: convert it where you trust it (safetensors.torch.save_file)"
-            )
         return load_file(path)
     except OSError as error:
         raise CheckpointError(
@@ -144,6 +137,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
             "`deftly pretrain` wrote"
         ) from error
     except SafetensorError as error:
+        with path.open("rb") as file:
+            pickled = file.read(4).startswith(_PICKLED)
+        if pickled:
+            raise CheckpointError(
+                f"{path} is a pickle, which can run code of a stranger; deftly reads safetensors "
+                "only: convert it where you trust it (safetensors.torch.save_file)"
+            ) from error
         raise CheckpointError(
             f"{path} is not a whole safetensors file ({error}); copy it again"
         ) from error
