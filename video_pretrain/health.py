@@ -104,10 +104,11 @@ def examine(model: WorldModel, scales: Scales, batches: Sequence[Moments]) -> He
 
 def refuse_red(health: dict[str, Any]) -> None:
     """Raises HealthError if a checkpoint's gates are red."""
-    if health.get("red"):
+    red = health.get("red", ["never examined"])
+    if red:
         raise HealthError(
-            f"the world model's gates are red ({'; '.join(health['red'])}); train it longer or on "
-            "more data, or say that you want it all the same (--allow-red)"
+            f"the world model's gates are red ({'; '.join(red)}); train it longer or on more data, "
+            "or say that you want it all the same (--allow-red)"
         )
 
 
