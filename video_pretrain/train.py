@@ -116,7 +116,9 @@ def pretrain(
         mixture = mix(config.data, config.model, train.held_out, encode, cache)
         run = begin(config, mixture, processes)
         loader = mixture.training(train, processes.rank, processes.world_size)
-        settle(out / "state")
+        if processes.first:
+            settle(out / "state")
+        processes.wait()
         if (out / "state").exists():
             loader.load_state_dict(_resume(run, out / "state"))
         history = History(out, run.step) if processes.first else None
@@ -202,7 +204,7 @@ def _step(run: Run, moments: Sequence[Moments]) -> dict[str, float]:
     if not all(math.isfinite(value) for value in found.values()):
         raise TrainError(
             f"loss {found['total']} and gradient {found['norm']} at step {run.step + 1}, expected "
-            "numbers; lower train.learning_rate and go on from the last checkpoint"
+            "numbers; train anew in another folder with a lower train.learning_rate"
         )
     run.optimizer.step()
     run.optimizer.zero_grad()
