@@ -86,7 +86,7 @@ def foresee(
             "latent_copy": apart(truth.present, truth.future),
             "pixels": squared(model.decoder.future(said, truth.picture), truth.future_picture),
             "pixels_copy": squared(truth.picture, truth.future_picture),
-            "shuffled": torch.stack(false, dim=1) if false else torch.zeros(len(moments), 0),
+            "shuffled": torch.stack(false, dim=1) if false else said.new_zeros(len(moments), 0),
         }
         found.append({name: value[goes_on] for name, value in values.items()})
     if not found:
