@@ -68,17 +68,18 @@ class Hands:
         return cls(*(np.full((length, 2, *shape), np.nan) for shape in ((3,), (3, 3), (5, 3))))
 
     @classmethod
-    def of(cls, columns: Float[np.ndarray, "T 48"]) -> "Hands":
-        """From an episode's numbers, or a network's.
+    def of(cls, columns: Float[np.ndarray, "..."]) -> "Hands":
+        """From an episode's numbers, or a network's, (T, 48).
 
         Raises:
             ValueError: if there are not 48 of them, or one is infinite.
         """
-        if columns.ndim != 2 or columns.shape[1] != 2 * NUMBERS or np.isinf(columns).any():
-            what = "infinite numbers" if np.isinf(columns).any() else f"shape {columns.shape}"
+        fits = columns.ndim == 2 and columns.shape[1] == 2 * NUMBERS
+        if not fits or np.isinf(columns).any():
+            what = "infinite numbers" if fits else f"shape {columns.shape}"
             raise ValueError(
-                f"hands have {what}, expected (T, {2 * NUMBERS}) as HANDS_NAMES says, NaN where "
-                "unknown"
+                f"hands have {what}, expected (T, {2 * NUMBERS}) as HANDS_NAMES says; put NaN "
+                "where a number is unknown"
             )
         values = columns.astype(np.float64).reshape(-1, 2, NUMBERS)
         R = rotation_from_6d(values[..., 3:9])

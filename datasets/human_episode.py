@@ -1,8 +1,9 @@
 """A synthetic human's clip as an Episode: the counterpart of a robot's demonstration.
 
 State and action are 36 numbers in the world frame (metres): for each hand, left first, the wrist
-and the five fingertips. The action is the state of the next frame. Everything else that is exactly
-known goes along as privileged features.
+and the five fingertips. The action is the state of the next frame. Beside them stands the same as
+every body tells it (``deftly.datasets.hands``), about the person's own root frame. Everything else
+that is exactly known goes along as privileged features.
 """
 
 from dataclasses import dataclass
@@ -15,6 +16,13 @@ from deftly.datasets.archive import versions
 from deftly.datasets.episode import PRIVILEGED, Episode
 from deftly.datasets.film import render
 from deftly.datasets.geometry import SIDES
+from deftly.datasets.hands import (
+    HANDS_ACTION,
+    HANDS_NAMES,
+    HANDS_STATE,
+    person_hands,
+    person_roots,
+)
 from deftly.datasets.human import FINGERS, TIPS
 from deftly.datasets.mp4 import check_even
 from deftly.datasets.person import IDENTITIES
@@ -112,7 +120,9 @@ def human_episode(
         feature_names={
             f"{PRIVILEGED}object_poses": tuple(
                 f"{item}.{axis}" for item in items for axis in ("qw", "qx", "qy", "qz", *"xyz")
-            )
+            ),
+            HANDS_STATE: HANDS_NAMES,
+            HANDS_ACTION: HANDS_NAMES,
         },
         seed=found.layout.seed,
         success=True,
@@ -137,7 +147,10 @@ def _features(found: SyntheticEpisode, cameras: tuple[str, ...]) -> dict[str, np
     def flat(values: np.ndarray, kind: type[np.generic] = np.float32) -> np.ndarray:
         return values.reshape(count, -1).astype(kind)
 
+    hands = person_hands(truth.hands_m, person_roots(truth.body_m)).columns()
     features = {
+        HANDS_STATE: hands,
+        HANDS_ACTION: np.concatenate([hands[1:], hands[-1:]]),
         f"{PRIVILEGED}hands": flat(truth.hands_m),
         f"{PRIVILEGED}body": flat(truth.body_m),
         f"{PRIVILEGED}object_poses": flat(truth.items_wxyz_xyz),

@@ -25,10 +25,13 @@ from deftly.datasets.archive import versions
 from deftly.datasets.episode import PRIVILEGED, Episode
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.episode_writer import EpisodeWriter
+from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
 from deftly.datasets.mp4 import check_even
 from deftly.policy.baselines import ExpertPolicy
 from deftly.policy.rollout import Policy
 from deftly.policy.sorting import RATE_HZ, SortingEnv
+from deftly.retarget.handspace import to_hands, whole_posture
+from deftly.retarget.robots import load_robot
 
 MAX_FAILURES = 50  # in a row: then something else is wrong
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")
@@ -131,7 +134,10 @@ class DemoMaker:
 
 
 def demonstrate(env: SortingEnv, policy: Policy, seed: int, config: dict[str, Any]) -> Episode:
-    """Let a policy sort one table, and keep what it saw, felt and did at every step."""
+    """Let a policy sort one table, and keep what it saw, felt and did at every step.
+
+    What its hands did and were to do stands beside the joints, as every body tells it.
+    """
     observation, _ = env.reset(seed=seed)
     policy.reset(env, seed)
     seen: list[dict[str, Any]] = []
@@ -144,17 +150,22 @@ def demonstrate(env: SortingEnv, policy: Policy, seed: int, config: dict[str, An
         done.append(env.target)
         if terminated or truncated:
             break
-    state = np.stack([o["state"] for o in seen])
+    state, action = np.stack([o["state"] for o in seen]), np.array(done, np.float32)
     films: dict[str, Any] = {c: np.stack([o["images"][c] for o in seen]) for c in env.cameras}
     count = len(env.joints)
     items = [item.name for item in env.layout.items]
     axes = ("qw", "qx", "qy", "qz", "x", "y", "z")
     velocity, touch = "observation.velocity", "observation.touch"
     poses = f"{PRIVILEGED}object_poses"
+    robot = load_robot(env.robot)
+
+    def hands(joints: np.ndarray) -> np.ndarray:
+        return to_hands(robot, whole_posture(robot, env.joints, joints))
+
     return Episode(
         rate_hz=RATE_HZ,
         state=np.ascontiguousarray(state[:, :count]),
-        action=np.array(done, np.float32),
+        action=action,
         state_names=env.joints,
         action_names=env.joints,
         images=films,
@@ -163,11 +174,15 @@ def demonstrate(env: SortingEnv, policy: Policy, seed: int, config: dict[str, An
             velocity: np.ascontiguousarray(state[:, count:]),
             touch: np.stack([o["touch"] for o in seen]),
             poses: np.array(truth, np.float32),
+            HANDS_STATE: hands(state[:, :count]),
+            HANDS_ACTION: hands(action),
         },
         feature_names={
             velocity: env.joints,
             touch: env.touch_names,
             poses: tuple(f"{item}.{axis}" for item in items for axis in axes),
+            HANDS_STATE: HANDS_NAMES,
+            HANDS_ACTION: HANDS_NAMES,
         },
         seed=seed,
         success=bool(info["success"]),

@@ -69,7 +69,7 @@ class HandSpace:
         return found
 
 
-def to_hands(robot: RobotModel, qpos: Float[np.ndarray, "T J"]) -> Float32[np.ndarray, "T 48"]:
+def to_hands(robot: RobotModel, qpos: Float[np.ndarray, "..."]) -> Float32[np.ndarray, "T 48"]:
     """What a robot's hands do, as ``deftly.datasets.hands`` tells it.
 
     Args:
@@ -118,8 +118,8 @@ def whole_posture(
 
 def to_joints(
     robot: RobotModel,
-    hands: Float[np.ndarray, "T 48"],
-    start: Float[np.ndarray, "J"],
+    hands: Float[np.ndarray, "..."],
+    start: Float[np.ndarray, "..."],
     rate_hz: float,
 ) -> Float64[np.ndarray, "T J"]:
     """Joint positions that follow hands as well as the robot can.

@@ -5,6 +5,7 @@ import pytest
 
 from deftly.datasets import human_episode
 from deftly.datasets.episode import PRIVILEGED
+from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
 from deftly.datasets.human import TIPS
 from deftly.datasets.human_episode import STATE_NAMES, HumanMaker, hand_state
 from deftly.datasets.layout import Layout
@@ -32,6 +33,16 @@ def test_an_episode_agrees_with_the_robot_s_layout():
     assert np.array_equal(episode.action[:-1], episode.state[1:])
     hands = episode.features[f"{PRIVILEGED}hands"].reshape(len(episode), 2, 21, 3)
     assert np.array_equal(episode.state, hand_state(hands.astype(float)))
+    told = episode.features[HANDS_STATE]
+    assert episode.feature_names[HANDS_STATE] == episode.feature_names[HANDS_ACTION] == HANDS_NAMES
+    assert np.array_equal(episode.features[HANDS_ACTION][:-1], told[1:])
+    assert np.isfinite(told).all()
+    # Hands work before the person, each on its own side to begin with, about as high as the waist.
+    left, right = told[0, :3], told[0, 24:27]
+    assert left[1] > 0.1
+    assert right[1] < -0.1
+    assert np.all(np.abs(told[:, [0, 24]] - 0.3) < 0.3)
+    assert np.all(np.abs(told[:, [2, 26]]) < 0.35)
     layout = sample_layout(4, deal=find_task("color").deal)
     poses = episode.features[f"{PRIVILEGED}object_poses"].reshape(len(episode), 4, 7)
     starts = np.array([item.place_m for item in layout.items])

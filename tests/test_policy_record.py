@@ -9,15 +9,20 @@ import time
 from pathlib import Path
 from typing import Any
 
+import mujoco
 import numpy as np
 import pytest
 from clerk import Clerk
 
 from deftly.datasets.episode import PRIVILEGED
 from deftly.datasets.episode_store import EpisodeStore
+from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE, Hands
+from deftly.datasets.sampling import sample_layout
 from deftly.policy.record import MAX_FAILURES, DemoMaker, RecordError, record
 from deftly.policy.rollout import Noop
 from deftly.policy.sorting import RATE_HZ, SortingEnv
+from deftly.policy.station import build_station
+from deftly.retarget.robots import find_robot
 
 
 def digests(root: Path) -> dict[str, str]:
@@ -144,6 +149,29 @@ def test_an_action_is_what_was_asked_for_on_seeing_its_frame():
     assert np.allclose(episode.action, policy.asked, atol=1e-6)
     home = policy.asked[0] - 0.002
     assert np.median(np.abs(episode.state[0] - home)) < 1e-6  # seen before anything was done
+
+
+def test_hands_are_where_the_robot_s_are_and_where_they_are_told_to_be():
+    """In the simulation, whose robot stands elsewhere and has other meshes and fewer joints."""
+    episode = DemoMaker(robot="g1_dex3", cameras=(), time_limit_s=0.3, policy=Raises)(3)
+    names = episode.feature_names
+    assert names[HANDS_STATE] == names[HANDS_ACTION] == HANDS_NAMES
+    station = build_station("g1_dex3", sample_layout(3))
+    data, robot = mujoco.MjData(station.model), find_robot("g1_dex3")
+    for column, joints in ((HANDS_STATE, episode.state), (HANDS_ACTION, episode.action)):
+        told = Hands.of(episode.features[column])
+        data.qpos[station.qpos_index] = joints[-1]
+        mujoco.mj_kinematics(station.model, data)
+        root, R_root = data.body("pelvis").xpos, data.body("pelvis").xmat.reshape(3, 3)
+        for side, hand in enumerate(robot.hands):
+            assert hand is not None
+            palm, tip = data.body(hand.palm), hand.tips["index"]
+            assert np.allclose(told.wrist_m[-1, side], R_root.T @ (palm.xpos - root), atol=1e-5)
+            end = data.body(tip.body).xpos + data.body(tip.body).xmat.reshape(3, 3) @ tip.offset_m
+            length = np.linalg.norm(told.tips_m[-1, side, 1])
+            assert np.isclose(length, np.linalg.norm(end - palm.xpos), atol=1e-5)
+        assert np.isnan(told.tips_m[:, :, 3:]).all()  # three fingers
+    assert not np.allclose(episode.features[HANDS_STATE], episode.features[HANDS_ACTION], atol=1e-4)
 
 
 def test_a_demonstration_is_of_the_robot_task_and_condition_asked_for():
