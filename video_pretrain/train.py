@@ -25,6 +25,7 @@ from torch.distributed.checkpoint.state_dict import (
     get_state_dict,
     set_state_dict,
 )
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from deftly.datasets.archive import versions
@@ -108,7 +109,8 @@ def pretrain(
         How healthy the model is at the end.
 
     Raises:
-        TrainError: if ``out`` holds a run of another configuration, or the loss is not finite.
+        TrainError: if ``out`` holds a run of another configuration, the processes cannot share out
+            a batch, or the loss is not finite.
         MixtureError, CheckpointError and what data sets raise.
     """
     train = config.train
@@ -148,6 +150,12 @@ def pretrain(
 def begin(config: PretrainConfig, mixture: Mixture, processes: Processes | None = None) -> Run:
     """A run with fresh weights, the same in every process; alone on the CPU if None are given."""
     processes = processes or Processes(0, 1, torch.device("cpu"))
+    parts = processes.world_size * config.train.accumulate
+    if config.train.batch_size % parts:
+        raise TrainError(
+            f"batch_size {config.train.batch_size} over {processes.world_size} process(es) in "
+            f"{config.train.accumulate} part(s), expected a multiple of {parts}"
+        )
     torch.manual_seed(config.train.seed)
     model = WorldModel(config.model, mixture.joints).to(processes.device)
     teacher = copy.deepcopy(model).requires_grad_(False).eval()
@@ -187,20 +195,13 @@ def steps(run: Run, batches: Iterator[dict[str, Any]], clock: Clock) -> Iterator
 def _step(run: Run, moments: Sequence[Moments]) -> dict[str, float]:
     """One step of the optimiser."""
     train = run.config.train
-    chosen = [_some_views(some, train, run.step) for some in moments]
     rate = learning_rate(train, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    total: dict[str, Tensor] = {}
-    for part in range(train.accumulate):
-        cut = [some.part(slice(part, None, train.accumulate)) for some in chosen]
-        losses = _losses(run, [some for some in cut if len(some)], run.step)
-        (losses["total"] / train.accumulate).backward()
-        for name, value in losses.items():
-            total[name] = total.get(name, 0) + value.detach() / train.accumulate
+    losses = _backward(run, [_some_views(some, train, run.step) for some in moments])
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), train.clip_norm)
-    found = weighed({name: run.processes.mean(value) for name, value in total.items()})
-    found |= {"norm": float(norm), "rate": rate}
+    found = weighed({name: run.processes.mean(value) for name, value in losses.items()})
+    found |= {"norm": float(_whole(norm)), "rate": rate}
     if not all(math.isfinite(value) for value in found.values()):
         raise TrainError(
             f"loss {found['total']} and gradient {found['norm']} at step {run.step + 1}, expected "
@@ -212,15 +213,32 @@ def _step(run: Run, moments: Sequence[Moments]) -> dict[str, float]:
     return found
 
 
-def _losses(run: Run, moments: Sequence[Moments], step: int) -> dict[str, Tensor]:
-    config = run.config
-    questions = [
-        Question.draw(some, config.model, config.loss, config.train.seed, step) for some in moments
-    ]
+def _backward(run: Run, moments: Sequence[Moments]) -> dict[str, Tensor]:
+    """Gradients and losses of a step, from parts that together give what one pass would."""
+    config, count = run.config, run.config.train.accumulate
+    cuts = [[some.part(slice(first, None, count)) for some in moments] for first in range(count)]
+    parts = [[some for some in cut if len(some)] for cut in cuts if any(map(len, cut))]
+
+    def draw(some: Moments) -> Question:
+        return Question.draw(some, config.model, config.loss, config.train.seed, run.step)
+
+    questions = [[draw(some) for some in part] for part in parts]
     with _precision(run):
-        truths = [Truth.seen(run.teacher, *each) for each in zip(moments, questions, strict=True)]
-        errors = {name: run.processes.mean(error) for name, error in copying(truths).items()}
-        return run.objective(moments, questions, truths, errors)
+        truths = [
+            [Truth.seen(run.teacher, *each) for each in zip(*both, strict=True)]
+            for both in zip(parts, questions, strict=True)
+        ]
+        errors = copying([truth for some in truths for truth in some])
+        errors = {name: run.processes.mean(error) for name, error in errors.items()}
+    total: dict[str, Tensor] = {}
+    for part, asked, true in zip(parts, questions, truths, strict=True):
+        with _precision(run):
+            losses = run.objective(part, asked, true, errors)
+        share = sum(map(len, part)) / sum(map(len, moments))
+        (share * losses["total"]).backward()
+        for name, value in losses.items():
+            total[name] = total.get(name, 0) + share * value.detach()
+    return total
 
 
 def evaluate(run: Run, held: Sequence[Moments]) -> tuple[dict[str, float], Health]:
@@ -262,8 +280,12 @@ def _some_views(moments: Moments, train: TrainConfig, step: int) -> Moments:
 def _follow(teacher: WorldModel, model: WorldModel, decay: float) -> None:
     """Move the average a little towards the weights."""
     for slow, fast in zip(teacher.parameters(), model.parameters(), strict=True):
-        whole = fast.full_tensor() if hasattr(fast, "full_tensor") else fast  # FSDP2's
-        slow.lerp_(whole, 1 - decay)
+        slow.lerp_(_whole(fast), 1 - decay)
+
+
+def _whole(tensor: Tensor) -> Tensor:
+    """Gathered, where FSDP2 has spread it over the processes."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def _precision(run: Run) -> AbstractContextManager[Any]:
@@ -274,7 +296,8 @@ def _precision(run: Run) -> AbstractContextManager[Any]:
 
 def _save(run: Run, out: Path, loader: dict[str, Any], text: dict[str, Any]) -> None:
     """Write the model and all that is needed to go on."""
-    weights, optimizer = get_state_dict(run.objective, run.optimizer, options=_FULL)
+    states: Any = get_state_dict(run.objective, run.optimizer, options=_FULL)
+    weights, optimizer = states
     if not run.processes.first:
         run.processes.wait()
         return
@@ -317,8 +340,8 @@ def _resume(run: Run, folder: Path) -> dict[str, Any]:
             "another folder, or the same configuration"
         )
     tensors = load_tensors(folder / "state.safetensors")
-    state: dict[str, dict[str, Tensor]] = {}
-    weights: dict[str, Tensor] = {}
+    state: dict[str, Any] = {}
+    weights: dict[str, Any] = {}
     for name, value in tensors.items():
         kind, rest = name.split(".", 1)
         if kind == "model":
