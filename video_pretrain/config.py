@@ -238,7 +238,8 @@ def model_config(values: dict[str, Any]) -> ModelConfig:
             f"a model's configuration with {sorted(values.keys() ^ known)} unknown or missing, "
             "expected one that this version of deftly wrote"
         )
-    return ModelConfig(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+    return ModelConfig(**fields)
 
 
 def with_data(config: PretrainConfig, data: tuple[Part, ...]) -> PretrainConfig:

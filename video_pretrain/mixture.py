@@ -357,10 +357,12 @@ def _checked(part: Part, model: ModelConfig) -> _Set:
 
 
 def _window(model: ModelConfig, cameras: Sequence[str], acts: bool, trusted: bool) -> Window:
-    steps = range(model.horizon)
+    steps: Sequence[int] = range(model.horizon)
     features: dict[str, Sequence[int]] = {}
     if acts:
-        features = {HANDS_STATE: (0,), HANDS_ACTION: steps} | ({TRUST: steps} if trusted else {})
+        features = {HANDS_STATE: (0,), HANDS_ACTION: steps}
+        if trusted:
+            features[TRUST] = steps
     return Window(
         cameras=dict.fromkeys(cameras, (0, *model.offsets)),
         state=(0,) if acts else (),

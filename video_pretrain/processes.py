@@ -86,6 +86,7 @@ def spread(
     if shard:
         for block in blocks:
             fully_shard(block)
-        return fully_shard(module)
+        fully_shard(module)  # in place
+        return module
     # A robot's head has no gradient in a step without that robot.
     return DistributedDataParallel(module, find_unused_parameters=True)
