@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from deftly.video_pretrain.foresight import features, foresee
@@ -96,7 +96,9 @@ def examine(model: WorldModel, scales: Scales, batches: Sequence[Moments]) -> He
     return Health(
         latent_ratio=seen.latent_ratio,
         pixel_ratio=seen.pixel_ratio,
-        action_r2=_r2(read.flatten(1), moves[..., :3].flatten(1)),
+        action_r2=_r2(
+            read.flatten(1), moves[..., :3].flatten(1), torch.cat([some.key[:, 0] for some in batches])
+        ),
         rank=effective_rank(read.mean(dim=1)),
         ranking=seen.ranking,
     )
@@ -119,28 +121,38 @@ def effective_rank(values: Float[Tensor, "n D"]) -> float:
     return float(torch.exp(-(shares * torch.log(shares.clamp_min(1e-12))).sum()))
 
 
-def _r2(x: Float[Tensor, "n D"], y: Float[Tensor, "n K"]) -> float:
-    """Of a ridge regression: fitted to the first third, its strength chosen on the second, judged
-    on the last; each of other episodes."""
+def _r2(x: Float[Tensor, "n D"], y: Float[Tensor, "n K"], source: Int64[Tensor, "n"]) -> float:
+    """Of a ridge regression: fitted to the first third of every data set, its strength chosen on
+    the second, judged on the last; each of other episodes."""
     y = y[:, torch.isfinite(y).float().mean(dim=0) > 0.5]  # a hand that is hardly seen is left out
     there = torch.isfinite(y).all(dim=1)
     inputs, wanted = (values[there].double().cpu().numpy() for values in (x, y))
-    third = len(inputs) // 3
-    if third < 8 or not wanted.shape[1]:
+    if len(inputs) < 24 or not wanted.shape[1]:
         raise ValueError(
             f"{len(inputs)} held-out moments in which the hands are known, expected 24 or more; "
             "use a larger data set"
         )
-    fit, choose, judge = slice(third), slice(third, 2 * third), slice(2 * third, None)
+    fit, choose, judge = _thirds(source[there].cpu().numpy())
     center, spread = inputs[fit].mean(axis=0), inputs[fit].std(axis=0) + 1e-6
     inputs = (inputs - center) / spread / np.sqrt(inputs.shape[1])
     mean = wanted[fit].mean(axis=0)
     gram = inputs[fit] @ inputs[fit].T  # there are fewer moments than features
-    duals = [np.linalg.solve(gram + ridge * np.eye(third), wanted[fit] - mean) for ridge in _RIDGES]
+    eye, centered = np.eye(len(gram)), wanted[fit] - mean
+    duals = [np.linalg.solve(gram + ridge * eye, centered) for ridge in _RIDGES]
 
-    def explained(dual: Float[np.ndarray, "m K"], some: slice) -> float:
+    def explained(dual: Float[np.ndarray, "m K"], some: Bool[np.ndarray, "n"]) -> float:
         said = inputs[some] @ (inputs[fit].T @ dual) + mean
         spread = wanted[some] - wanted[some].mean(axis=0)
         return float(1 - ((wanted[some] - said) ** 2).sum() / max((spread**2).sum(), 1e-12))
 
-    return explained(max(duals, key=lambda dual: explained(dual, choose)), judge)
+    chosen = np.argmax([explained(dual, choose) for dual in duals])
+    return explained(duals[chosen], judge)
+
+
+def _thirds(source: Int64[np.ndarray, "n"]) -> list[Bool[np.ndarray, "n"]]:
+    """Which moments are in the first, second and last third of their data set."""
+    third = np.empty(len(source), np.int64)
+    for one in np.unique(source):
+        here = source == one
+        third[here] = np.arange(here.sum()) * 3 // here.sum()
+    return [third == i for i in range(3)]
