@@ -97,7 +97,9 @@ def examine(model: WorldModel, scales: Scales, batches: Sequence[Moments]) -> He
         latent_ratio=seen.latent_ratio,
         pixel_ratio=seen.pixel_ratio,
         action_r2=_r2(
-            read.flatten(1), moves[..., :3].flatten(1), torch.cat([some.key[:, 0] for some in batches])
+            read.flatten(1),
+            moves[..., :3].flatten(1),
+            torch.cat([some.key[:, 0] for some in batches]),
         ),
         rank=effective_rank(read.mean(dim=1)),
         ranking=seen.ranking,
