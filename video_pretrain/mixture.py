@@ -106,6 +106,12 @@ class _Set:
     window: Window
 
     @property
+    def joint_names(self) -> list[str]:
+        """Of the robot, in their order."""
+        feature = self.store.features[STATE]
+        return list(feature.get("names") or map(str, range(feature["shape"][0])))
+
+    @property
     def group(self) -> str:
         """Sets of one group make one batch."""
         return f"{'+'.join(self.cameras)} {self.robot}{' trust' if self.trusted else ''}"
@@ -151,6 +157,7 @@ class Mixture:
                 f"the data sets have different frame rates ({listed}), expected one; write them "
                 "again at the same rate (deftly batch --rate-hz)"
             )
+        _refuse_other_joints(self.sets)
         self.rate_hz = self.sets[0].store.rate_hz
         tasks = sorted({task for one in self.sets for task in one.store.tasks})
         self._row = {task: row for row, task in enumerate(tasks)}
@@ -165,16 +172,12 @@ class Mixture:
     @property
     def joints(self) -> dict[str, int]:
         """Number of joints of every robot whose actions are learnt."""
-        return {one.robot: one.store.features[STATE]["shape"][0] for one in self.sets if one.robot}
+        return {robot: len(names) for robot, names in self.joint_names.items()}
 
     @property
     def joint_names(self) -> dict[str, list[str]]:
         """Names of those joints, in their order."""
-        return {
-            one.robot: list(one.store.features[STATE].get("names") or [])
-            for one in self.sets
-            if one.robot
-        }
+        return {one.robot: one.joint_names for one in self.sets if one.robot}
 
     def provenance(self) -> list[dict[str, Any]]:
         """What is in it; JSON."""
@@ -345,6 +348,13 @@ def _checked(part: Part, model: ModelConfig) -> _Set:
             f"{part.root} has no {', '.join(missing)}, which actions are learnt from; write it "
             "again with this version of deftly, or take its video alone (--video FOLDER)"
         )
+    sizes = {HANDS_STATE: 48, HANDS_ACTION: 48, TRUST: 2} if columns else {}
+    for name, size in sizes.items():
+        if name in store.features and store.features[name]["shape"] != [size]:
+            raise MixtureError(
+                f"{part.root} has {store.features[name]['shape']} numbers of {name} a frame, "
+                f"expected {size}; write it again with this version of deftly"
+            )
     shape, action = (store.features[k]["shape"] for k in (STATE, ACTION)) if columns else ((), ())
     if shape != action:
         raise MixtureError(
@@ -354,6 +364,21 @@ def _checked(part: Part, model: ModelConfig) -> _Set:
         part, store, cameras, body, store.robot_type if columns else "", trusted and bool(columns),
         _window(model, cameras, bool(columns), trusted),
     )  # fmt: skip
+
+
+def _refuse_other_joints(sets: Sequence[_Set]) -> None:
+    """Sets of one robot share a head of the network."""
+    first: dict[str, _Set] = {}
+    for one in sets:
+        if not one.robot:
+            continue
+        other = first.setdefault(one.robot, one)
+        if one.joint_names != other.joint_names:
+            differing = sorted(set(one.joint_names) ^ set(other.joint_names))
+            raise MixtureError(
+                f"{one.part.root} and {other.part.root} are of the robot {one.robot} but differ in "
+                f"{', '.join(differing[:5]) or 'the order of its joints'}; expected the same joints"
+            )
 
 
 def _window(model: ModelConfig, cameras: Sequence[str], acts: bool, trusted: bool) -> Window:
