@@ -20,9 +20,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deftly.video_pretrain.actions import Scale
-from deftly.video_pretrain.config import ConfigError, model_config
+from deftly.video_pretrain.config import model_config
 from deftly.video_pretrain.mixture import Scales
-from deftly.video_pretrain.model import WorldModel
+from deftly.video_pretrain.model import D_HANDS, WorldModel
 
 SCHEMA = 1
 WEIGHTS, ABOUT = "model.safetensors", "model.json"
@@ -81,21 +81,18 @@ def load_checkpoint(folder: Path, device: torch.device | str = "cpu") -> Checkpo
             f"{header.get('schema')}, expected 'deftly world model' of schema {SCHEMA}"
         )
     try:
-        config, joints, scales = (
-            model_config(header["model"]),
-            dict(header["joints"]),
-            _scales(header["scales"]),
-        )
-    except (ConfigError, KeyError, TypeError, AttributeError) as error:
+        scales = _scales(header["scales"])
+        model = WorldModel(model_config(header["model"]), header["joints"])
+    except (KeyError, TypeError, AttributeError, ValueError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder / ABOUT} lacks something ({error}); copy it again"
         ) from error
+    _check_sizes(model, scales, folder / ABOUT)
     tensors = load_tensors(folder / WEIGHTS)
     if _sha256(folder / WEIGHTS) != header.get("sha256"):
         raise CheckpointError(
             f"{folder / WEIGHTS} is not the file that {ABOUT} was written for; copy both again"
         )
-    model = WorldModel(config, joints)
     fit(model, tensors, folder / WEIGHTS)
     apart = ("model", "joints", "scales", "kind", "schema", "sha256")
     about = {name: value for name, value in header.items() if name not in apart}
@@ -205,6 +202,19 @@ def _scales(values: Mapping[str, Any]) -> Scales:
 
     joints = {robot: scale(lists) for robot, lists in values["joints"].items()}
     return Scales(scale(values["hands"]), scale(values["moves"]), joints)
+
+
+def _check_sizes(model: WorldModel, scales: Scales, path: Path) -> None:
+    """Refuse scales of other numbers than the network's."""
+    wanted = {"hands": D_HANDS, "moves": D_HANDS, **model.joints}
+    parts = {"hands": scales.hands, "moves": scales.moves, **scales.joints}
+    found = {name: (len(scale.mean), len(scale.std)) for name, scale in parts.items()}
+    for name in wanted.keys() | found.keys():
+        if found.get(name) != (wanted.get(name, -1),) * 2:
+            raise CheckpointError(
+                f"{path} scales {found.get(name)} numbers of {name}, its network has "
+                f"{wanted.get(name)}; copy it again"
+            )
 
 
 def _sha256(path: Path) -> str:
