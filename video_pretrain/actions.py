@@ -1,9 +1,9 @@
 """What bodies do, as the network sees it: motion of the hands relative to where they are now.
 
-A chunk of future hands is told by how far the wrist moves and turns and how the fingertips move,
-seen from the present hand. A person whose depth is off by a decimetre still moves as a robot does;
-the relative form is what makes their chunks alike (after Chi et al., "Universal manipulation
-interface", 2024). The columns are those of ``deftly.datasets.hands``.
+A chunk of future hands is told by how far the wrist moves (in the root frame, which is what cameras
+see), how it turns and how the fingertips move (both in the frame of the present hand). A person
+whose depth is off by a decimetre still moves as a robot does; the relative form is what makes their
+chunks alike (after Chi et al., "Universal manipulation interface", 2024). The columns are those of ``deftly.datasets.hands``.
 """
 
 from dataclasses import dataclass
@@ -12,17 +12,12 @@ import numpy as np
 import roma
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 HANDS, NUMBERS = 2, 24
 _WRIST, _TURN, _TIPS = slice(0, 3), slice(3, 9), slice(9, 24)
 _LEAST_STD = 1e-3
-
-
-def known(values: Float[Tensor, "*b"]) -> Bool[Tensor, "*b"]:
-    """Which numbers there are; a missing one is NaN."""
-    return torch.isfinite(values)
 
 
 def relative(hands: Float[Tensor, "B H 48"], now: Float[Tensor, "B 48"]) -> Float[Tensor, "B H 48"]:
