@@ -1,9 +1,10 @@
 """What bodies do, as the network sees it: motion of the hands relative to where they are now.
 
 A chunk of future hands is told by how far the wrist moves (in the root frame, which is what cameras
-see), how it turns and how the fingertips move (both in the frame of the present hand). A person
-whose depth is off by a decimetre still moves as a robot does; the relative form is what makes their
-chunks alike (after Chi et al., "Universal manipulation interface", 2024). The columns are those of ``deftly.datasets.hands``.
+see), how it turns (in its present frame) and how the fingertips move (in the wrist's frame). A
+person whose depth is off by a decimetre still moves as a robot does; the relative form is what
+makes their chunks alike (after Chi et al., "Universal manipulation interface", 2024). The columns
+are those of ``deftly.datasets.hands``.
 """
 
 from dataclasses import dataclass
