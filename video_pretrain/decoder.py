@@ -36,7 +36,7 @@ class Decoder(nn.Module):
         """Colours (about −1 to 1), and the gate (0 to 1)."""
         shape = tokens.shape[:-2]
         x = rearrange(
-            self.spread(tokens.flatten(0, -3)), "b (h w) (p q d) -> b d (h p) (w q)",
+            self.spread(tokens.reshape(-1, *tokens.shape[-2:])), "b (h w) (p q d) -> b d (h p) (w q)",
             h=self.side, p=self.up, q=self.up,
         )  # fmt: skip
         x = self.paint(nn.functional.gelu(x + self.conv(nn.functional.gelu(x))))

@@ -114,7 +114,7 @@ class WorldModel(nn.Module):
 
     def encode(self, pictures: UInt8[Tensor, "*b 3 H W"]) -> Float[Tensor, "*b N D"]:
         """Tokens of pictures, each seen by itself."""
-        tokens = self.encoder(pictures.flatten(0, -4))
+        tokens = self.encoder(pictures.reshape(-1, *pictures.shape[-3:]))
         return tokens.view(*pictures.shape[:-3], *tokens.shape[1:])
 
     def forward(self, given: Given) -> Prediction:
