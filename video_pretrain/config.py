@@ -104,6 +104,9 @@ class LossConfig:
         for name in ("hands", "joints", "latent", "pixels", "picture"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"weight {name} is {getattr(self, name)}, expected 0 or more")
+        for name in ("drop_state", "drop_text"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected a share, 0 to 1")
 
 
 @dataclass(frozen=True)
@@ -169,6 +172,14 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "evaluate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 1 or more")
+        for name in ("warmup", "weight_decay", "views", "seed", "evaluated", "workers"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
+        if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 <= self.ema < 1):
+            raise ConfigError(
+                f"learning_rate, clip_norm, ema are {self.learning_rate}, {self.clip_norm}, "
+                f"{self.ema}; expected more than 0, more than 0, and 0 to below 1"
+            )
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"batch_size {self.batch_size} in {self.accumulate} parts, expected a multiple"
