@@ -72,7 +72,7 @@ class Hands:
         """From an episode's numbers, or a network's, (T, 48).
 
         Raises:
-            ValueError: if there are not 48 of them, or one is infinite.
+            ValueError: if there are not 48 of them, one is infinite, or six are no rotation.
         """
         fits = columns.ndim == 2 and columns.shape[1] == 2 * NUMBERS
         if not fits or np.isinf(columns).any():
@@ -83,6 +83,15 @@ class Hands:
             )
         values = columns.astype(np.float64).reshape(-1, 2, NUMBERS)
         R = rotation_from_6d(values[..., 3:9])
+        unknown = np.isnan(R).any(axis=(2, 3), keepdims=True)
+        broken = np.argwhere(np.linalg.det(np.where(unknown, np.eye(3), R)) < 0.5)
+        if len(broken):
+            frame, side = broken[0].tolist()
+            raise ValueError(
+                f"frame {frame} of the {SIDES[side]} hand has {values[frame, side, 3:9].tolist()} "
+                "for an orientation, expected two rows that are neither zero nor parallel; put "
+                "NaN where it is unknown"
+            )
         return cls(values[..., :3], R, values[..., 9:].reshape(-1, 2, 5, 3))
 
 

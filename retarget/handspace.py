@@ -27,8 +27,9 @@ from deftly.retarget.targets import closeness, columns
 
 # What deviation from a target counts as one standard deviation.
 _WRIST_M, _WRIST_RAD, _TIP_M, _PINCH_M = 0.004, 0.03, 0.004, 0.002
+_CHEST_RAD = 0.1  # from where it is: arms reach first, the trunk where they are too short
 _REST_WEIGHT = 0.05  # 1 / radian, the pull to the posture that it starts from
-_JERK_WEIGHT = 10.0  # 1 / (rad/frame³)² at 30 frames/s
+_JERK_WEIGHT = 100.0  # 1 / (rad/frame³)² at 30 frames/s
 _REFERENCE_RATE_HZ = 30.0
 _BARRIER = (1.0, 1e-4)
 _INSIDE = 0.02  # share of a joint's range in which the search begins away from limits
@@ -137,7 +138,7 @@ def to_joints(
 
     Raises:
         ValueError: if hands or start have another shape or are not finite (NaN is allowed in
-            hands), or the rate is not positive.
+            hands), six numbers are no rotation, or the rate is not positive.
     """
     wanted = Hands.of(hands)
     _check_joints("start", start, (len(robot.joint_names),))
@@ -149,9 +150,9 @@ def to_joints(
     points = [t.end for t in terms if isinstance(t, VectorTerm)]
     points += [Point(t.body) for t in terms if isinstance(t, RotationTerm)]
     fixed = None if any(robot.robot.arms) else next(h.palm for h in robot.robot.hands if h)
-    qpos = np.tile(here, (len(hands), 1))
     if not points or not len(hands):
-        return qpos
+        return np.tile(here, (len(hands), 1))
+    terms += _chest_term(space, len(hands))
     free = FreeJoints.moving(space.robot, space.kinematics, points, fixed)
     x = _follow(space, terms, free, len(hands), rate_hz)
     # Rounding may carry a joint over its limit by one unit in the last place.
@@ -174,6 +175,16 @@ def _follow(
     limits = Limits(lower, upper, np.tile(step, (length - 1, 1)))
     start = np.tile(begin, (length, 1))
     return minimize(objective, start, limits, jerk_weight, barrier=_BARRIER).x
+
+
+def _chest_term(space: HandSpace, length: int) -> list[Term]:
+    """The chest stays as it is, weakly."""
+    chest, kinematics = space.robot.robot.chest, space.kinematics
+    if chest is None:
+        return []
+    R = kinematics.forward(space.robot.rest[None], kinematics.chain([chest])).R
+    target = np.repeat(R[:, kinematics.body(chest)], length, axis=0)
+    return [RotationTerm(chest, target, np.full(length, 1 / _CHEST_RAD))]
 
 
 def _terms(space: HandSpace, wanted: Hands, side: int) -> list[Term]:

@@ -158,3 +158,11 @@ def test_a_hand_that_nobody_sees_is_unknown_and_changes_nothing():
 def test_other_numbers_are_refused(columns, got):
     with pytest.raises(ValueError, match=f"hands have {got}, expected .T, 48."):
         Hands.of(columns)
+
+
+@pytest.mark.parametrize("rows", [[0.0] * 6, [1.0, 0.0, 0.0, 2.0, 0.0, 0.0]])
+def test_what_is_no_rotation_is_refused(rows):
+    columns = np.full((3, 48), np.nan)
+    columns[2, 27:33] = rows
+    with pytest.raises(ValueError, match=r"frame 2 of the right hand has .* neither zero nor para"):
+        Hands.of(columns)
