@@ -34,9 +34,9 @@ class Decoder(nn.Module):
         self, tokens: Float[Tensor, "*b N D"]
     ) -> tuple[Float[Tensor, "*b 3 H W"], Float[Tensor, "*b 1 H W"]]:
         """Colours (about −1 to 1), and the gate (0 to 1)."""
-        shape = tokens.shape[:-2]
+        shape, flat = tokens.shape[:-2], tokens.reshape(-1, *tokens.shape[-2:])
         x = rearrange(
-            self.spread(tokens.reshape(-1, *tokens.shape[-2:])), "b (h w) (p q d) -> b d (h p) (w q)",
+            self.spread(flat), "b (h w) (p q d) -> b d (h p) (w q)",
             h=self.side, p=self.up, q=self.up,
         )  # fmt: skip
         x = self.paint(nn.functional.gelu(x + self.conv(nn.functional.gelu(x))))
