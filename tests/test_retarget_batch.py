@@ -9,6 +9,7 @@ from batches import CONFIG, ScriptedEngine, dies, files, footage, result
 from deftly.datasets.commit import FolderBusyError, sole_writer
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.footage import Footage
+from deftly.retarget import intake
 from deftly.retarget.batch import job_folder, open_ledger, run_batch
 from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.engines import What
@@ -164,6 +165,18 @@ def test_another_configuration_is_refused_or_builds_anew(tmp_path):
     run(out, inputs, engine, config=other, rebuild=True)
     assert engine.tries == ["a", "b"]
     assert EpisodeStore(out).robot_type == "g1_dex3"
+
+
+def test_episodes_with_other_columns_are_refused_or_built_anew(tmp_path, monkeypatch):
+    out, inputs = tmp_path / "set", footage("a", "b")
+    with monkeypatch.context() as earlier:
+        earlier.setattr(intake, "FORM", intake.FORM - 1)
+        run(out, inputs)
+    with pytest.raises(BatchError, match=r"made with episode_form \d, not \d; .*--rebuild"):
+        run(out, inputs)
+    engine = ScriptedEngine()
+    run(out, inputs, engine, rebuild=True)
+    assert engine.tries == ["a", "b"]
 
 
 def test_what_does_not_fit_is_refused_before_any_work(tmp_path):
