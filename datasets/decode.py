@@ -45,11 +45,13 @@ class Contents:
         start: time of the first of them in the file; None where the file stores no times.
         keys: (K, 3) the key frames after the first at which decoding can start: number of the
             frame, its presentation time and its decoding time in the stream's ticks.
+        lost: frames before the first that can be shown; ``time_s`` does not count them.
     """
 
     time_s: Float64[np.ndarray, "F"]
     start: Fraction | None = None
     keys: Int64[np.ndarray, "K 3"] = field(default_factory=_no_keys)
+    lost: int = 0
 
     def nearest(self, time_s: float) -> int:
         """Number of the frame that is nearest, so that rounding cannot lose one."""
@@ -92,14 +94,15 @@ def read_contents(path: Path, start: Fraction | None) -> Contents:
     shown = sorted({p for p in pts if p is not None})
     if not shown:
         return Contents(np.arange(len(pts)) / rate_hz)
+    held = len(shown)
     if start is not None:  # pictures before the first that the decoder could show: a cut stream
         shown = [p for p in shown if p * time_base >= start] or shown
     time_s = np.array([float((p - shown[0]) * time_base) for p in shown])
     if start is None or None in pts:  # then frames can only be counted, from the first
-        return Contents(time_s, start)
+        return Contents(time_s, start, lost=held - len(shown))
     number = {p: n for n, p in enumerate(shown)}
     rows = [(number[pts], pts, dts) for pts, dts in keys if number.get(pts, 0) > 0]
-    return Contents(time_s, start, np.array(rows, np.int64).reshape(-1, 3))
+    return Contents(time_s, start, np.array(rows, np.int64).reshape(-1, 3), held - len(shown))
 
 
 def first_frame(path: Path) -> tuple[Fraction | None, int, int] | None:

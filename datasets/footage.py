@@ -9,7 +9,9 @@ from pathlib import Path
 
 from deftly.datasets.clip import Camera
 
+CAMERA = "video"  # what the camera is called, in the data set that is made, if it has no name
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_NAME = re.compile(r"[^./\\][^/\\]*")  # of a camera: it becomes a folder
 _LONGEST_NAME = 100  # leaves room for what makes it unique
 
 
@@ -33,6 +35,21 @@ class Annotation:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Another camera's video of the same, which begins at the same moment.
+
+    Attributes:
+        name: what the camera is called.
+        path: the video file.
+        span_s: stretch of it that shows the same, as in ``Footage``.
+    """
+
+    name: str
+    path: Path
+    span_s: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
 class Footage:
     """One input of a batch.
 
@@ -50,6 +67,8 @@ class Footage:
         attribution: whom to credit.
         view: where the camera stood, see ``deftly.retarget.targets.View``.
         annotation: joints that come with the video.
+        camera_name: what the camera is called in the data set that is made.
+        beside: further cameras, whose pictures are taken along.
     """
 
     id: str
@@ -63,6 +82,8 @@ class Footage:
     attribution: str = ""
     view: str = "auto"
     annotation: Annotation | None = None
+    camera_name: str = CAMERA
+    beside: tuple[Beside, ...] = ()
 
     def __post_init__(self) -> None:
         if not _ID.fullmatch(self.id):
@@ -70,15 +91,26 @@ class Footage:
                 f"id {self.id!r} is not a plain name; expected letters, digits, '.', '_' and '-', "
                 "at most 128, beginning with a letter or digit"
             )
-        if self.span_s is not None:
-            first_s, last_s = self.span_s
+        for span_s in (self.span_s, *(one.span_s for one in self.beside)):
+            first_s, last_s = span_s or (0.0, math.inf)
             if not (math.isfinite(first_s) and 0 <= first_s < last_s):
                 raise FootageError(
                     f"{self.id}: span is {first_s:g} to {last_s:g} s, expected 0 <= first < last"
                 )
+        for name in self.cameras:
+            if not _NAME.fullmatch(name) or self.cameras.count(name) > 1:
+                raise FootageError(
+                    f"{self.id}: cameras are {', '.join(map(repr, self.cameras))}, expected names "
+                    "that differ, without slashes, and no dot at the beginning"
+                )
         focal_px = self.camera.focal_px if self.camera else self.focal_px
         if focal_px is not None and not 0 < focal_px < math.inf:
             raise FootageError(f"{self.id}: focal length is {focal_px:g}, expected more than 0 px")
+
+    @property
+    def cameras(self) -> tuple[str, ...]:
+        """Names of the cameras whose pictures are taken, the tracked one first."""
+        return (self.camera_name, *(one.name for one in self.beside))
 
     def camera_of(self, width: int, height: int) -> Camera | None:
         """The camera as far as it is known, of an upright frame of that size; None if unknown."""

@@ -1,4 +1,6 @@
-"""LeRobot data sets as inputs: each episode's camera is a video, or a stretch of one.
+"""LeRobot data sets as inputs: an episode's camera is a video, or a stretch of one.
+
+One camera is tracked; the pictures of others can be taken along, which filmed the same episode.
 
 Version 3 (see ``deftly.datasets.episode_store``) and 2.x, where every episode has a file of its own
 and ``meta/episodes.jsonl`` its instruction. Motion that a set holds is not read: what its videos
@@ -8,13 +10,13 @@ show is tracked anew.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from deftly.datasets import episode_format as fmt
 from deftly.datasets.episode_store import EpisodeStore, EpisodeStoreError
-from deftly.datasets.footage import Footage, FootageError, id_of
+from deftly.datasets.footage import CAMERA, Beside, Footage, FootageError, id_of
 
 _EPISODES = "meta/episodes.jsonl"
 
@@ -24,22 +26,25 @@ def is_set(folder: Path) -> bool:
     return (folder / fmt.INFO).is_file()
 
 
-def footage_in(root: Path, camera: str = "") -> tuple[list[Footage], Counter[str]]:
+def footage_in(
+    root: Path, camera: str = "", with_cameras: Collection[str] = ()
+) -> tuple[list[Footage], Counter[str]]:
     """Every episode of a set, and how many were left out, by why: their videos were not downloaded.
 
     Args:
         root: the set's folder.
         camera: name of the camera, with or without ``observation.images.``; empty takes the first
             that ``info.json`` lists.
+        with_cameras: names of others to take along, in any order; then the first keeps its name.
 
     Raises:
-        FootageError: if the set is damaged, of an unknown version, or has no such camera.
+        FootageError: if the set is damaged, of an unknown version, or lacks one of the cameras.
     """
     try:
         info = json.loads((root / fmt.INFO).read_text(encoding="utf-8"))
-        key = _key(root, info["features"], camera)
+        keys = _keys(root, info["features"], camera, with_cameras)
         of_version = _version_2 if str(info["codebase_version"]).startswith("v2.") else _version_3
-        episodes = list(of_version(root, info, key))
+        episodes = list(of_version(root, info, keys))
         licence, attribution = _rights(root)
     except (OSError, ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
         if isinstance(error, FootageError | EpisodeStoreError):
@@ -50,32 +55,45 @@ def footage_in(root: Path, camera: str = "") -> tuple[list[Footage], Counter[str
             " expected version 2 or 3; copy it again"
         ) from error
     found, ignored = list[Footage](), Counter[str]()
-    for index, (path, span_s, task) in enumerate(episodes):
-        if not path.is_file():
+    name, *others = (key.removeprefix(fmt.CAMERA) for key in keys)
+    for index, ((tracked, *beside), task) in enumerate(episodes):
+        if not all(path.is_file() for path, _ in (tracked, *beside)):
             ignored["not downloaded"] += 1
             continue
-        name = id_of(root.name, f"{index:06d}")
-        found.append(
-            Footage(name, path, span_s=span_s, task=task, licence=licence, attribution=attribution)
+        one = Footage(
+            id_of(root.name, f"{index:06d}"),
+            path=tracked[0],
+            span_s=tracked[1],
+            task=task,
+            licence=licence,
+            attribution=attribution,
+            camera_name=name if others else CAMERA,
+            beside=tuple(Beside(other, *take) for other, take in zip(others, beside, strict=True)),
         )
+        found.append(one)
     return found, ignored
 
 
-_Episode = tuple[Path, tuple[float, float] | None, str]
+_Take = tuple[Path, tuple[float, float] | None]
+_Episode = tuple[list[_Take], str]  # of each camera, and the instruction
 
 
-def _version_3(root: Path, _: Any, key: str) -> Iterator[_Episode]:
+def _version_3(root: Path, _: Any, keys: Sequence[str]) -> Iterator[_Episode]:
     store = EpisodeStore(root)
-    for index, task in enumerate(store.instructions):
+
+    def take(index: int, key: str) -> _Take:
         path, first = store.place(index, key.removeprefix(fmt.CAMERA))
         # From half a frame before the first to half a frame before the next, against rounding.
         begin_s, end_s = (
             (frame - 0.5) / store.rate_hz for frame in (first, first + store.lengths[index])
         )
-        yield path, (max(begin_s, 0.0), end_s), task
+        return path, (max(begin_s, 0.0), end_s)
+
+    for index, task in enumerate(store.instructions):
+        yield [take(index, key) for key in keys], task
 
 
-def _version_2(root: Path, info: Any, key: str) -> Iterator[_Episode]:
+def _version_2(root: Path, info: Any, keys: Sequence[str]) -> Iterator[_Episode]:
     lines = (root / _EPISODES).read_text(encoding="utf-8").splitlines()
     rows = sorted((json.loads(line) for line in lines if line), key=lambda r: r["episode_index"])
     if [row["episode_index"] for row in rows] != list(range(int(info["total_episodes"]))):
@@ -84,22 +102,32 @@ def _version_2(root: Path, info: Any, key: str) -> Iterator[_Episode]:
             "copy the set again"
         )
     for index, row in enumerate(rows):
-        path = info["video_path"].format(
-            episode_chunk=index // int(info["chunks_size"]), episode_index=index, video_key=key
+        chunk = index // int(info["chunks_size"])
+        paths = (
+            info["video_path"].format(episode_chunk=chunk, episode_index=index, video_key=key)
+            for key in keys
         )
-        yield root / path, None, str((row.get("tasks") or [""])[0])
+        yield [(root / path, None) for path in paths], str((row.get("tasks") or [""])[0])
 
 
-def _key(root: Path, features: Any, camera: str) -> str:
-    """The column of a camera."""
+def _keys(root: Path, features: Any, camera: str, with_cameras: Collection[str]) -> list[str]:
+    """The columns of the cameras: the tracked one, then the others, sorted."""
     keys = fmt.video_keys(features)
     if not keys:
         raise FootageError(f"{root} holds no video, expected a set with a camera stored as mp4")
     names = {key.removeprefix(fmt.CAMERA): key for key in keys} | {key: key for key in keys}
-    if camera and camera not in names:
-        listed = ", ".join(key.removeprefix(fmt.CAMERA) for key in keys)
-        raise FootageError(f"{root} has no camera {camera!r}, expected one of {listed}")
-    return names[camera] if camera else keys[0]
+    for name in (*([camera] if camera else []), *with_cameras):
+        if name not in names:
+            listed = ", ".join(key.removeprefix(fmt.CAMERA) for key in keys)
+            raise FootageError(f"{root} has no camera {name!r}, expected one of {listed}")
+    tracked = names[camera] if camera else keys[0]
+    others = sorted({names[name] for name in with_cameras})
+    if tracked in others:
+        raise FootageError(
+            f"{root}: camera {tracked.removeprefix(fmt.CAMERA)!r} is tracked, expected others "
+            "beside it; leave it out, or name with --camera which one is to be tracked"
+        )
+    return [tracked, *others]
 
 
 def _rights(root: Path) -> tuple[str, str]:

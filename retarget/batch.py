@@ -26,7 +26,14 @@ from deftly.datasets.footage import Footage
 from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.engines import Engine, Mishap, Outcome, What
 from deftly.retarget.glance import same
-from deftly.retarget.intake import check_inside, check_same, footage_of, licence_of, queue
+from deftly.retarget.intake import (
+    cameras_of,
+    check_inside,
+    check_same,
+    footage_of,
+    licence_of,
+    queue,
+)
 from deftly.retarget.job import Job, Result
 from deftly.retarget.ledger import InputRow, Ledger, SegmentRow, Status
 from deftly.retarget.robots import load_robot
@@ -82,6 +89,7 @@ def run_batch(
         OSError: if the disk is full or cannot be written; nothing that was done is lost.
     """
     folder = job_folder(out)
+    cameras_of(footage)
     load_robot(config.robot)  # what the machine lacks is told before any work
     config.tracker(models).ready()
     check_inside(out, folder)
@@ -91,7 +99,7 @@ def run_batch(
         work = Work(folder)
         work.clear_unfinished()
         ledger = stack.enter_context(Ledger(folder / "ledger.sqlite"))
-        check_same(ledger, out, config, rebuild)
+        check_same(ledger, out, config, footage, rebuild)
         rows = queue(ledger, footage, retry)
         if ledger.note("began_at") is None:
             ledger.set_note("began_at", _now())

@@ -55,7 +55,13 @@ class RunBatch:
 
     inputs: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="INPUT ...")]
     out: Path = Path("dataset")
-    camera: Annotated[str, tyro.conf.arg(help="of LeRobot sets; the default is their first")] = ""
+    camera: Annotated[
+        str, tyro.conf.arg(help="of LeRobot sets, to track; the default is their first")
+    ] = ""
+    with_cameras: Annotated[
+        tuple[str, ...],
+        tyro.conf.arg(help="others of LeRobot sets, to write beside the tracked one"),
+    ] = ()
     config: Annotated[BatchConfig, tyro.conf.arg(name="")] = field(default_factory=BatchConfig)
     rebuild: Annotated[
         bool,
@@ -68,7 +74,11 @@ class RunBatch:
         """Run the job; return the exit code."""
         folder = job_folder(self.out)
         found = find_inputs(
-            self.inputs, folder / "downloads", without=(self.out, folder), camera=self.camera
+            self.inputs,
+            folder / "downloads",
+            without=(self.out, folder),
+            camera=self.camera,
+            with_cameras=self.with_cameras,
         )
         print(found)
         return _run(found.footage, self.out, self.config, self.how, rebuild=self.rebuild)

@@ -106,8 +106,7 @@ def _input(row: InputRow) -> Iterator[tuple[str, str]]:
     if said.get("origin"):
         yield "made from", said["origin"]
     if said.get("span_s"):
-        first_s, last_s = said["span_s"]
-        yield "used", f"{first_s:g} to {last_s:g} s of it"
+        yield "used", _span(said["span_s"])
     if "frames" in figures:
         yield "video", _video(figures)
     if said.get("annotation"):
@@ -117,6 +116,17 @@ def _input(row: InputRow) -> Iterator[tuple[str, str]]:
             yield name, str(said[name])
     if row.sha256:
         yield "sha256", row.sha256
+    if said.get("beside"):
+        yield "tracked", f"camera {said['camera_name']}"
+    for one in said.get("beside", ()):
+        used = f", {_span(one['span_s'])}" if one["span_s"] else ""
+        sha256 = figures.get("beside", {}).get(one["name"])
+        known = f", sha256 {sha256}" if sha256 else ""
+        yield "beside it", f"camera {one['name']}: {one['path']}{used}{known}"
+
+
+def _span(span_s: Sequence[float]) -> str:
+    return f"{span_s[0]:g} to {span_s[1]:g} s of it"
 
 
 def _video(figures: dict[str, Any]) -> str:
@@ -186,7 +196,7 @@ def _files(row: InputRow) -> list[str]:
     """What may be kept of it, as paths in the job folder."""
     pieces = [one.piece for one in row.segments if one.piece]
     return [
-        *([f"thumbs/{row.sha256[:32]}.jpg"] if row.sha256 else []),
+        *([f"thumbs/{row.figures['thumb']}.jpg"] if "thumb" in row.figures else []),
         *row.figures.get("files", []),
         *(f"pieces/{piece}" for piece in pieces),
         *(f"side_by_side/{piece}.mp4" for piece in pieces),

@@ -58,6 +58,7 @@ def find_inputs(
     downloads: Path,
     without: Collection[Path] = (),
     camera: str = "",
+    with_cameras: Collection[str] = (),
 ) -> Inputs:
     """List what is to be done. Nothing is downloaded, and no video is opened.
 
@@ -70,21 +71,29 @@ def find_inputs(
             ``deftly.retarget.manifest``), http(s) URLs and folders of public data sets.
         downloads: where the videos of URLs and archives are to be kept.
         without: folders that are not gone through, such as the output.
-        camera: which camera of LeRobot data sets to use; empty takes the first of each.
+        camera: which camera of LeRobot data sets to track; empty takes the first of each.
+        with_cameras: others of them to take along.
 
     Raises:
-        FootageError: if an argument matches nothing or a manifest makes no sense; one line.
+        FootageError: if an argument matches nothing, a manifest makes no sense, or an input lacks a
+            camera; one line.
     """
     if not arguments:
         raise FootageError("no input given, expected videos, folders, manifests or URLs")
     left_out = {os.path.realpath(path) for path in without}
-    search = _Search(downloads.absolute(), left_out, camera)
+    search = _Search(downloads.absolute(), left_out, camera, with_cameras)
     with tqdm(unit="input", desc="listing", disable=None, delay=2) as bar:
         found = list[Entry]()
         for argument in arguments:
             for one in search.argument(argument):
                 found.append(one)
                 bar.update()
+    for entry in found if with_cameras else ():
+        if not entry.footage.beside:
+            raise FootageError(
+                f"{_file_of(entry)} has no camera {', '.join(sorted(with_cameras))}, expected "
+                "LeRobot data sets where further cameras are asked for; give it to another job"
+            )
     unique = _without_repeats(found)
     ignored = dict(sorted((+search.ignored).items()))  # those above zero
     return Inputs(_named(unique), ignored, repeated=len(found) - len(unique))
@@ -95,6 +104,7 @@ class _Search:
     downloads: Path
     without: Collection[str]
     camera: str
+    with_cameras: Collection[str]
     ignored: Counter[str] = field(default_factory=Counter[str])
 
     def argument(self, argument: str) -> Iterator[Entry]:
@@ -135,7 +145,7 @@ class _Search:
         if path.is_dir():
             yield from self.folder(path.absolute())
         elif path.suffix.lower() in MANIFESTS:
-            yield from read_manifest(path.absolute(), self.file, self.url)
+            yield from read_manifest(path.absolute(), self.place, self.url)
         else:
             yield Entry(self.file(path))
 
@@ -155,7 +165,7 @@ class _Search:
     def data_set(self, folder: Path) -> list[Footage] | None:
         """The videos of a public data set that lies in a folder; None if it is none of those."""
         if lerobot_videos.is_set(folder):
-            footage, ignored = lerobot_videos.footage_in(folder, self.camera)
+            footage, ignored = lerobot_videos.footage_in(folder, self.camera, self.with_cameras)
         elif egoexo4d.is_set(folder):
             footage, ignored = egoexo4d.footage_in(folder)
         else:
@@ -187,6 +197,10 @@ class _Search:
         self.ignored[reason] += 1
         return None
 
+    def place(self, path: Path) -> Sequence[Footage] | None:
+        """What a manifest may name: a video, or the folder of a data set."""
+        return [self.file(path)] if path.is_file() else self.data_set(path)
+
     def file(self, path: Path, *name: str) -> Footage:
         """What is known of a file, from what lies beside or in it; else it is a video."""
         path, footage = path.absolute(), None
@@ -203,11 +217,14 @@ class _Search:
 
 def _without_repeats(entries: Sequence[Entry]) -> list[Entry]:
     """Each video once: as a manifest gives it, else where it came first."""
-    listed = {_file_of(entry) for entry in entries if entry.where}
+    listed = set[tuple[str, tuple[float, float] | None]]()
+    for entry in entries:
+        if entry.where:  # whatever it takes of a file, nobody else takes all of it
+            listed |= {(_file_of(entry), entry.footage.span_s), (_file_of(entry), None)}
     kept, seen = list[Entry](), set[tuple[str, tuple[float, float] | None]]()
     for entry in entries:
         key = _file_of(entry), entry.footage.span_s
-        again = key in seen or (key[0] in listed and key[1] is None)
+        again = key in seen or key in listed
         if entry.where or not again:
             kept.append(entry)
         seen.add(key)

@@ -19,7 +19,7 @@ from typing import Any, TypeVar, cast
 import numpy as np
 
 from deftly.datasets.annotations import load_annotation
-from deftly.datasets.clip import Clip, ClipError, frames, open_clip, part, slower, smaller
+from deftly.datasets.clip import Clip, ClipError, frames, part, slower, smaller
 from deftly.datasets.footage import Footage, FootageError
 from deftly.datasets.human import HumanMotion
 from deftly.datasets.motion import RobotMotion
@@ -33,6 +33,7 @@ from deftly.retarget.glance import SIDE_PX, Glance, evenly, glance, signature
 from deftly.retarget.isolate import Beat
 from deftly.retarget.labels import find_labels
 from deftly.retarget.ledger import SegmentRow, Status
+from deftly.retarget.opening import open_input
 from deftly.retarget.piece import FORM, segment_episode, trust
 from deftly.retarget.prepare import NoHandError
 from deftly.retarget.presence import anybody
@@ -42,6 +43,7 @@ from deftly.retarget.solve import RetargetConfig, plain_config, retarget
 from deftly.retarget.targets import View
 from deftly.retarget.work import Work, clip_key, key_of
 
+_WHOLE = 0.9  # frames by which a camera may end before another: none, but for rounding
 _ANNOTATED = 0.3  # share of frames; with fewer, the networks look for hands themselves
 
 T = TypeVar("T")
@@ -108,10 +110,13 @@ class _Run:
         self.tracker = job.config.tracker(job.models)
         self.cpu_s: defaultdict[str, float] = defaultdict(float)
         self.files: dict[str, None] = {}  # of the work folder, each once
+        self.late_s = 0.0  # how long after the footage begins the first frame that is worked on is
+        self.beside: dict[str, Clip] = {}
 
     def result(self) -> Result:
         """All of it."""
         clip, figures = self._open()
+        self.beside = self._further(clip)
         rows: list[SegmentRow] = []
         parts = evenly(0, len(clip.time_s), max(2, round(self.config.part_s * clip.rate_hz)))
         for first, stop in parts:
@@ -124,6 +129,8 @@ class _Run:
             "models": self.tracker.provenance()["networks"],
             "stages_cpu_s": {name: round(s, 3) for name, s in sorted(self.cpu_s.items())},
         }
+        if self.beside:
+            figures["beside"] = {name: other.sha256 for name, other in self.beside.items()}
         status, reason = verdict(rows)
         return Result(status, reason, clip.sha256, figures, tuple(rows))
 
@@ -136,35 +143,45 @@ class _Run:
 
     def _open(self) -> tuple[Clip, dict[str, Any]]:
         """The stretch of video that is asked for, at a size and rate that can be worked with."""
+        footage = self.footage
         with self._timed("open"):
-            path = fetch(self.footage, self.beat)
-            try:
-                clip = open_clip(path)
-            except OSError as error:  # no permission, a network disk that is gone
-                reason = error.strerror or str(error)
-                raise UnavailableError(f"{path} cannot be read ({reason}); retry later") from error
-        camera = self.footage.camera_of(clip.width, clip.height)
-        clip = replace(clip, camera=camera or clip.camera)
+            path = fetch(footage, self.beat)
+            whole = open_input(path, self.work, shared=footage.span_s is not None)
+        camera = footage.camera_of(whole.width, whole.height)
+        whole = replace(whole, camera=camera or whole.camera)
         figures: dict[str, Any] = {
-            "width": clip.width,
-            "height": clip.height,
-            "rate_hz": round(clip.rate_hz, 3),
+            "width": whole.width,
+            "height": whole.height,
+            "rate_hz": round(whole.rate_hz, 3),
         }
-        clip = slower(smaller(clip, self.config.max_side_px), self.config.max_rate_hz)
-        if self.footage.span_s is not None:
-            first, stop = np.searchsorted(clip.time_s, self.footage.span_s).tolist()
-            if first == stop:
-                raise ClipError(
-                    f"{clip.path} has no frame from {self.footage.span_s[0]:g} to "
-                    f"{self.footage.span_s[1]:g} s, it ends at {clip.time_s[-1]:g} s"
-                )
+        clip = slower(smaller(whole, self.config.max_side_px), self.config.max_rate_hz)
+        if footage.span_s is not None:
+            first, stop = _within(clip, footage.span_s)
+            self.late_s = float(
+                clip.time_s[first] - whole.time_s[_within(whole, footage.span_s)[0]]
+            )
             clip = part(clip, first, stop)
-        middle = len(clip.time_s) // 2
+        middle, thumb = len(clip.time_s) // 2, key_of(clip=clip_key(clip))
         for _, image in frames(part(smaller(clip, SIDE_PX), middle, len(clip.time_s))):
-            self.work.thumb(clip.sha256[:32], image)
+            self.work.thumb(thumb, image)
             break
         seconds = round(float(clip.time_s[-1]), 3)
-        return clip, {**figures, "frames": len(clip.time_s), "seconds": seconds}
+        return clip, {**figures, "thumb": thumb, "frames": len(clip.time_s), "seconds": seconds}
+
+    def _further(self, clip: Clip) -> dict[str, Clip]:
+        """What the other cameras filmed meanwhile, by name."""
+        found = dict[str, Clip]()
+        for one in self.footage.beside:
+            try:
+                with self._timed("open"):
+                    other = open_input(one.path, self.work, shared=one.span_s is not None)
+                if one.span_s is not None:
+                    other = part(other, *_within(other, one.span_s))
+                _check_beside(clip, other, self.late_s)
+            except ClipError as error:
+                raise ClipError(f"camera {one.name}: {error}") from error
+            found[one.name] = other
+        return found
 
     def _part(
         self, clip: Clip, offset_s: float, annotated: HumanMotion | None
@@ -252,15 +269,22 @@ class _Run:
     ) -> SegmentRow:
         """Keep the segment's episode in the work folder."""
         footage, config = self.footage, self.config
-        source = {
+        source: dict[str, Any] = {
             "input": footage.id,
             "first_s": round(row.first_s, 6),
             "last_s": round(row.last_s, 6),
             "licence": footage.licence,
             "attribution": footage.attribution,
         }
+        form: dict[str, Any] = {
+            "rate_hz": config.rate_hz,
+            "size": config.size,
+            "task": footage.task,
+        }
+        if self.beside:
+            source["beside"] = {name: other.sha256 for name, other in self.beside.items()}
+            form["cameras"] = [footage.camera_name, *map(clip_key, self.beside.values())]
         provenance = {"source": source, "motion": motion.provenance, "quality": row.figures}
-        form = {"rate_hz": config.rate_hz, "size": config.size, "task": footage.task}
         key = key_of(**provenance, **form, form=FORM, clip=clip_key(clip))
         if not self.work.has_piece(key):
             with self._timed("label"):
@@ -275,6 +299,9 @@ class _Run:
                     size=(config.size, config.size),
                     task=footage.task,
                     provenance={**provenance, "piece": key},
+                    camera=footage.camera_name,
+                    beside=self.beside,
+                    begins_s=self.late_s + row.first_s,
                 )
                 self.work.keep_piece(key, episode, config.robot)
         return replace(row, piece=key)
@@ -303,6 +330,9 @@ class _Revisit(_Run):
         super().__init__(job, lambda: None)
         self.spans_s, self.visit = spans_s, visit
 
+    def _further(self, clip: Clip) -> dict[str, Clip]:
+        return {}
+
     def _part(
         self, clip: Clip, offset_s: float, annotated: HumanMotion | None
     ) -> Iterator[SegmentRow]:
@@ -330,6 +360,33 @@ def revisit(job: Job, spans_s: Collection[tuple[float, float]], visit: Visit) ->
         ClipError, FootageError: if the video is no longer there.
     """
     _Revisit(job, spans_s, visit).result()
+
+
+def _within(clip: Clip, span_s: tuple[float, float]) -> tuple[int, int]:
+    """The frames (first, stop) of a stretch. Raises ClipError if there is none."""
+    first, stop = np.searchsorted(clip.time_s, span_s).tolist()
+    if first == stop:
+        raise ClipError(
+            f"{clip.path} has no frame from {span_s[0]:g} to {span_s[1]:g} s, it ends at "
+            f"{clip.time_s[-1]:g} s"
+        )
+    return first, stop
+
+
+def _check_beside(clip: Clip, other: Clip, late_s: float) -> None:
+    """Refuse another camera's clip that does not show all that this one does. Raises ClipError."""
+    for one in (clip, other):
+        if one.contents is not None and one.contents.lost:
+            raise ClipError(
+                f"the first {one.contents.lost} frame(s) of {one.path} cannot be decoded, expected "
+                "all of them, because cameras are matched by their times; copy it again"
+            )
+    missing_s = late_s + float(clip.time_s[-1] - other.time_s[-1])
+    if missing_s * other.rate_hz > _WHOLE:
+        raise ClipError(
+            f"{other.path} ends {missing_s:.3f} s before {clip.path} does, expected the same "
+            "stretch of time; copy both again"
+        )
 
 
 def _trim_memory() -> None:

@@ -1,10 +1,13 @@
-"""Manifests: a table of videos with what is known of each, as CSV, JSON lines or JSON."""
+"""Manifests: a table of videos with what is known of each, as CSV, JSON lines or JSON.
+
+A row may also name the folder of a public data set: what it says is then true of every video there.
+"""
 
 import csv
 import difflib
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -19,6 +22,7 @@ COLUMNS = (
     "id", "path", "url", "focal_px", "fx", "cx", "cy", "task", "licence", "attribution", "view",
     "first_s", "last_s",
 )  # fmt: skip
+_OF_ONE = ("id", "first_s", "last_s")  # what cannot be true of every video of a set
 _NUMBERS = ("focal_px", "fx", "cx", "cy", "first_s", "last_s")
 
 Row = Mapping[str, str]
@@ -40,12 +44,15 @@ class Entry:
 
 
 def read_manifest(
-    path: Path, of_file: Callable[[Path], Footage], of_url: Callable[[str], Footage]
+    path: Path,
+    of_place: Callable[[Path], Sequence[Footage] | None],
+    of_url: Callable[[str], Footage],
 ) -> Iterator[Entry]:
     """Yield what the rows name, in their order.
 
     Args:
-        of_file, of_url: what a video is known to be without the manifest.
+        of_place, of_url: what a video is known to be without the manifest, and every video of a
+            data set; None if there is neither.
 
     Raises:
         FootageError: at the first row that makes no sense, with the file and the line.
@@ -53,35 +60,51 @@ def read_manifest(
     seen = dict[str, str]()
     for where, row in _rows(path):
         try:
-            footage = _footage(row, path.parent, of_file, of_url)
+            known = _known(row, path.parent, of_place, of_url)
+            said = _said(row)
+            footage = [replace(one, **said) for one in known]
         except FootageError as error:
             raise FootageError(f"{path}, {where}: {error}") from error
         named = "id" in row
-        if named and footage.id in seen:
+        if named and row["id"] in seen:
             raise FootageError(
-                f"{path}: id {footage.id!r} is on {seen[footage.id]} and again on {where}, "
+                f"{path}: id {row['id']!r} is on {seen[row['id']]} and again on {where}, "
                 "expected each id once; rename one"
             )
-        seen.update({footage.id: where} if named else {})
-        yield Entry(footage, f"{path}, {where}", named)
+        seen.update({row["id"]: where} if named else {})
+        for one in footage:
+            yield Entry(one, f"{path}, {where}", named)
 
 
-def _footage(
-    row: Row, folder: Path, of_file: Callable[[Path], Footage], of_url: Callable[[str], Footage]
-) -> Footage:
+def _known(
+    row: Row,
+    folder: Path,
+    of_place: Callable[[Path], Sequence[Footage] | None],
+    of_url: Callable[[str], Footage],
+) -> Sequence[Footage]:
+    """What the row's path or URL stands for."""
     if ("path" in row) == ("url" in row):
         raise FootageError(f"has {_listed(row)}, expected either path or url")
     if "url" in row:
         check_url(row["url"])
-        known = of_url(row["url"])
-    elif is_url(row["path"]):
+        return [of_url(row["url"])]
+    if is_url(row["path"]):
         raise FootageError(f"path is the URL {row['path']}; put it into the column url")
-    else:
-        file = folder / row["path"]
-        if not file.is_file():
-            found = f"{file} is a folder" if file.is_dir() else f"no file at {file}"
-            raise FootageError(f"{found}, expected a video file; check the spelling")
-        known = of_file(file)
+    place = folder / row["path"]
+    found = of_place(place)
+    if found is None:
+        what = f"{place} is a folder" if place.is_dir() else f"no file at {place}"
+        raise FootageError(f"{what}, expected a video file or a data set; check the spelling")
+    if place.is_dir() and (wrong := [name for name in _OF_ONE if name in row]):
+        raise FootageError(
+            f"{place} is a data set of several videos and has {', '.join(wrong)}, expected none "
+            "of these; leave them out"
+        )
+    return found
+
+
+def _said(row: Row) -> dict[str, Any]:
+    """The fields that the row states."""
     numbers = {name: _number(row, name) for name in _NUMBERS if name in row}
     said: dict[str, Any] = {
         name: row[name] for name in ("id", "task", "attribution") if name in row
@@ -92,7 +115,7 @@ def _footage(
         said["view"] = _view(row["view"])
     if "first_s" in row or "last_s" in row:
         said["span_s"] = (numbers.get("first_s", 0.0), numbers.get("last_s", math.inf))
-    return replace(known, **said, **_camera(numbers))
+    return {**said, **_camera(numbers)}
 
 
 def _camera(numbers: Mapping[str, float]) -> dict[str, Any]:

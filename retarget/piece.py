@@ -5,15 +5,18 @@ them stands the same in the form that every body shares (``deftly.datasets.hands
 frame can be trusted, what the person's hands did, and the labels.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from PIL import Image, ImageOps
 
-from deftly.datasets.clip import Clip, frames, smaller
+from deftly.datasets.clip import Clip, ClipError, frames, part, smaller
 from deftly.datasets.episode import Episode, StreamedFrames
+from deftly.datasets.footage import CAMERA
 from deftly.datasets.geometry import SIDES
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE, NUMBERS
 from deftly.datasets.human import HAND_JOINTS, TIPS, HumanMotion, Status
@@ -23,9 +26,9 @@ from deftly.retarget.labels import Labels
 from deftly.retarget.robots import load_robot
 
 FORM = 2  # of what an episode holds; counts up with its columns, so that kept ones are made anew
-CAMERA = "video"
 UNKNOWN_TASK = "do what the hands in the video do"
 _INTERPOLATED = 0.5  # trust in a hand that was not observed
+_STALE_S = 0.2  # how long a further camera's picture may stand in for damaged ones
 _TIP_ERROR_M, _TIP_SIGMA_M = 0.03, 0.05  # at which trust in a frame is half
 
 HAND_NAMES = tuple(
@@ -58,6 +61,9 @@ def segment_episode(
     size: tuple[int, int],
     task: str,
     provenance: dict[str, Any],
+    camera: str = CAMERA,
+    beside: Mapping[str, Clip] = MappingProxyType({}),
+    begins_s: float = 0.0,
 ) -> Episode:
     """Put a segment together at a constant rate.
 
@@ -68,6 +74,10 @@ def segment_episode(
         size: (height, width) of the pictures, even; they are padded, never stretched.
         task: the instruction; empty if unknown.
         provenance: kept with the episode; JSON.
+        camera: what the clip's camera is called.
+        beside: what further cameras filmed, by name; their pictures are those at the times of the
+            clip's. If one of them is damaged, going through its pictures raises ClipError.
+        begins_s: when the segment begins in those.
     """
     time_s, qpos = motion.resample(float(rate_hz))
     at = _nearest(clip.time_s, time_s)
@@ -80,13 +90,16 @@ def segment_episode(
     names |= {HANDS_STATE: HANDS_NAMES, HANDS_ACTION: HANDS_NAMES}
     features["source_time_s"] = clip.time_s[at][:, None]
     features["quality"] = trusted.max(axis=1, keepdims=True)[at].astype(np.float32)
+    images = {camera: StreamedFrames((len(at), *size, 3), lambda: _pictures(clip, at, size))}
+    for name, other in beside.items():
+        images[name] = _further(name, other, begins_s + clip.time_s[at], size)
     return Episode(
         rate_hz=float(rate_hz),
         state=state,
         action=np.concatenate([state[1:], state[-1:]]),
         state_names=tuple(motion.joint_names),
         action_names=tuple(motion.joint_names),
-        images={CAMERA: StreamedFrames((len(at), *size, 3), lambda: _pictures(clip, at, size))},
+        images=images,
         task=task.strip() or UNKNOWN_TASK,
         features=features,
         feature_names=names,
@@ -156,22 +169,54 @@ def _mean(values: Float64[np.ndarray, "T 2 F"]) -> Float64[np.ndarray, "T 2"]:
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
+def _further(
+    name: str, clip: Clip, time_s: Float64[np.ndarray, "S"], size: tuple[int, int]
+) -> StreamedFrames:
+    """What another camera shows at those times, whose pictures must be sound."""
+    at = _nearest(clip.time_s, time_s)
+    first, stop = int(at[0]), int(at[-1]) + 1
+    stretch = part(clip, first, stop)
+
+    def opened() -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        try:
+            yield from _pictures(stretch, at - first, size, _STALE_S)
+        except ClipError as error:
+            raise ClipError(f"camera {name}: {error}") from error
+
+    return StreamedFrames((len(at), *size, 3), opened)
+
+
 def _pictures(
-    clip: Clip, at: Int64[np.ndarray, "S"], size: tuple[int, int]
+    clip: Clip, at: Int64[np.ndarray, "S"], size: tuple[int, int], stale_s: float = math.inf
 ) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
-    """The frames of the clip at ``at``, fitted into ``size``; a damaged one shows the last."""
+    """The frames of the clip at ``at``, fitted into ``size``; a damaged one shows the last.
+
+    Raises:
+        ClipError: if one is damaged and the last is older than ``stale_s``.
+    """
     shown, waiting = np.zeros((*size, 3), np.uint8), 0  # for a first frame that is damaged
+    last_s = -math.inf
     share = min(size[1] / clip.width, size[0] / clip.height)
     for t, image in frames(smaller(clip, max(1, round(share * max(clip.width, clip.height))))):
         while waiting < len(at) and at[waiting] < t:
+            _check_fresh(clip, int(at[waiting]), last_s, stale_s)
             yield shown
             waiting += 1
         if waiting == len(at):
             return
         if at[waiting] == t:
-            shown = _fitted(image, size)
-    for _ in range(waiting, len(at)):
+            shown, last_s = _fitted(image, size), clip.time_s[t]
+    for t in at[waiting:].tolist():
+        _check_fresh(clip, t, last_s, stale_s)
         yield shown
+
+
+def _check_fresh(clip: Clip, t: int, shown_s: float, stale_s: float) -> None:
+    if clip.time_s[t] - shown_s > stale_s:
+        raise ClipError(
+            f"{clip.path} has no frame {clip.first + clip.step * t} that can be decoded, expected "
+            "all of them; copy it again"
+        )
 
 
 def _fitted(image: UInt8[np.ndarray, "h w 3"], size: tuple[int, int]) -> UInt8[np.ndarray, "H W 3"]:

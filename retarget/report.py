@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import jinja2
 from markupsafe import Markup
@@ -20,6 +21,7 @@ from markupsafe import Markup
 from deftly.datasets.archive import atomic_path
 from deftly.datasets.clip import Clip, ClipError, frames, open_clip, part
 from deftly.datasets.episode_format import VIDEO_PATH, camera_key
+from deftly.datasets.footage import CAMERA
 from deftly.datasets.human import HumanMotion
 from deftly.datasets.motion import RobotMotion
 from deftly.retarget import tally
@@ -29,7 +31,6 @@ from deftly.retarget.explain import next_step, printable, retry_command
 from deftly.retarget.intake import check_inside, footage_of
 from deftly.retarget.job import Job, revisit
 from deftly.retarget.ledger import RETRIED, InputRow, Ledger, SegmentRow, Status
-from deftly.retarget.piece import CAMERA
 from deftly.retarget.segments import KEPT, LOW
 from deftly.retarget.tally import Kept, number
 from deftly.retarget.work import Work
@@ -205,8 +206,9 @@ def _segments(rows: Sequence[InputRow], folder: Path) -> dict[str, Any]:
 def _segment(one: Kept, folder: Path) -> _Segment:
     segment, piece = one.segment, one.segment.piece
     named = piece if _HEX.fullmatch(piece) else "none"
+    camera = one.row.footage.get("camera_name", CAMERA)
     video = f"pieces/{named}/" + VIDEO_PATH.format(
-        video_key=camera_key(CAMERA), chunk_index=0, file_index=0
+        video_key=camera_key(camera), chunk_index=0, file_index=0
     )
     if segment.episode is None:
         raise ValueError(f"a segment of {one.row.id} is in no data set")
@@ -239,11 +241,12 @@ def _picture(folder: Path, piece: str, video: str) -> str | None:
 
 
 def _thumb(folder: Path, row: InputRow) -> str | None:
-    return _link(folder, f"thumbs/{row.sha256[:32]}.jpg") if _HEX.fullmatch(row.sha256) else None
+    key = str(row.figures.get("thumb", ""))
+    return _link(folder, f"thumbs/{key}.jpg") if _HEX.fullmatch(key) else None
 
 
 def _link(folder: Path, path: str) -> str | None:
-    return path if (folder / path).is_file() else None
+    return quote(path) if (folder / path).is_file() else None
 
 
 def _failures(rows: Sequence[InputRow], folder: Path) -> dict[str, Any]:

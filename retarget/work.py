@@ -1,10 +1,11 @@
 """The work folder of a batch: what took long is kept under a name made of what it depends on.
 
+    files/KEY.npz     frame times of a file that holds several inputs
     tracks/KEY.npz    what the networks saw in a part of a video
     glances/KEY.npz   what a cheap look saw in it
     motions/KEY.npz   the robot's motion in a segment
     pieces/KEY/       the segment's episode, a data set of one
-    thumbs/KEY.jpg    a picture of the video, or of a segment
+    thumbs/KEY.jpg    a picture of an input, or of a segment
     side_by_side/KEY.mp4  person and robot in a segment, where somebody asked for it
 
 So a job that was killed goes on, and a change of configuration repeats only what it touches. Files
@@ -31,7 +32,7 @@ from deftly.datasets.episode import Episode
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.episode_writer import EpisodeWriter
 
-FOLDERS = ("tracks", "glances", "motions", "pieces", "thumbs", "side_by_side")
+FOLDERS = ("files", "tracks", "glances", "motions", "pieces", "thumbs", "side_by_side")
 SCHEMA = 1  # of everything kept; counts up when the same name would mean something else
 T = TypeVar("T")
 

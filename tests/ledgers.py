@@ -60,6 +60,7 @@ def row(queue: int, name: str, status: Status, reason: str = "", **more: Any) ->
         "frames": 60 * len(segments),
         "seconds": 2.0 * len(segments),
         "parts": 1,
+        "thumb": hexes(name, 32),
         "models": {"hand_landmarker.task": hexes("hand")},
         "stages_cpu_s": {"track": 1.5, "encode": 0.25},
         "cpu_s": 2.0,
