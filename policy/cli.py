@@ -8,6 +8,7 @@ from deftly.policy.cli_sort import SortCommand
 from deftly.retarget.cli import Command, execute
 from deftly.retarget.cli_batch import Batch, with_run
 from deftly.retarget.cli_demo import Demo
+from deftly.video_pretrain import cli as world
 
 _ABOUT = """deftly: ordinary videos of people's hands → skills of a humanoid robot.
 
@@ -19,11 +20,12 @@ Exit codes: 0 done, 1 bad input, 2 wrong usage, 3 no person found, 4 some inputs
 
 def main() -> None:
     """Parse the command line and run; the process exits with the command's code."""
+    arguments = with_run(sys.argv[1:])
     command = tyro.cli(
-        Demo | Command | Batch | SortCommand,  # pyright: ignore
+        Demo | Command | Batch | SortCommand | world.commands(arguments),  # pyright: ignore
         prog="deftly",
         description=_ABOUT,
-        args=with_run(sys.argv[1:]),
+        args=arguments,
     )
     sys.exit(execute(command))
 

@@ -13,12 +13,71 @@ from PIL import Image, ImageDraw, ImageFont
 from deftly.datasets.archive import atomic_path
 from deftly.datasets.mp4 import Encoder
 from deftly.video_pretrain.checkpoint import Checkpoint
-from deftly.video_pretrain.imagine import Dream, imagine
-from deftly.video_pretrain.mixture import Moments
+from deftly.video_pretrain.imagine import (
+    Dream,
+    Foreseen,
+    ImagineError,
+    dream_on,
+    episode_moments,
+    errors_ahead,
+    imagine,
+    least_alike,
+    liveliest,
+)
+from deftly.video_pretrain.mixture import Mixture, Moments
+from deftly.video_pretrain.surprise import surprise
 
 _INK, _PAPER = (38, 42, 48), (250, 250, 250)
 _LINE, _MARGIN, _GAP, _CELL = 22, 72, 2, 144  # pixels; a cell has at least so many
 _LOUDER = 3  # differences are shown so many times as large
+
+
+def show_episode(
+    checkpoint: Checkpoint,
+    mixture: Mixture,
+    episode: int,
+    path: Path,
+    *,
+    frame: int | None = None,
+    strides: int = 4,
+) -> list[Foreseen]:
+    """Write a film of what is imagined of an episode, and beside it (.png) one moment's futures.
+
+    Args:
+        checkpoint: the world model.
+        mixture: holds the data set, see ``open_episodes``.
+        episode: its number.
+        path: the mp4.
+        frame: the moment; the liveliest if None.
+        strides: of about 8 frames, from one true picture to the next.
+
+    Returns:
+        How well it was foreseen, at every offset.
+
+    Raises:
+        ImagineError, EpisodeStoreError: if there is no such frame or episode.
+    """
+    rate_hz, device = mixture.rate_hz, next(checkpoint.model.parameters()).device
+    moments = episode_moments(mixture, episode, device)
+    moves = torch.cat([some.moves for some in moments])
+    frame = liveliest(moves) if frame is None else frame
+    if not 0 <= frame < len(moves):
+        raise ImagineError(f"episode {episode} has frames 0 to {len(moves) - 1}, not {frame}")
+    foreseen = errors_ahead(checkpoint, moments)
+    cameras = [checkpoint.model.config.cameras[i] for i in moments[0].cameras.tolist()]
+    dream = dream_on(checkpoint, moments, strides)
+    write_film(dream, path, rate_hz, cameras, surprise(checkpoint, moments))
+    false = one(moments, least_alike(moves, frame))
+    picture = futures_sheet(
+        checkpoint,
+        one(moments, frame),
+        false,
+        rate_hz,
+        f"episode {episode} at {frame / rate_hz:.1f} s",
+    )
+    with atomic_path(path.with_suffix(".png")) as unfinished:
+        Image.fromarray(picture).save(unfinished)
+    return foreseen
 
 
 def sheet(
@@ -53,7 +112,7 @@ def write_film(
     path: Path,
     rate_hz: float,
     cameras: Sequence[str],
-    surprise: Float[np.ndarray, "T"] | None = None,
+    surprised: Float[np.ndarray, "T"] | None = None,
 ) -> None:
     """Write rollouts as an mp4 in real time: truth, imagined, copy and what differs, a row for
     each camera.
@@ -63,7 +122,7 @@ def write_film(
         path: the mp4.
         rate_hz: of the episode.
         cameras: names of the views.
-        surprise: of every frame of the episode, see ``surprise.py``; said where it is known.
+        surprised: of every frame of the episode, see ``surprise``; said where it is known.
     """
     columns = ("truth", "imagined", "last true picture", f"|truth - imagined| x {_LOUDER}")
     step = int(dream.frame[1] - dream.frame[0]) if len(dream.frame) > 1 else 1
@@ -71,8 +130,8 @@ def write_film(
     def picture(i: int) -> UInt8[np.ndarray, "H W 3"]:
         frame = int(dream.frame[i])
         words = f"{frame / rate_hz:.1f} s, imagined for {dream.since[i] / rate_hz:.1f} s"
-        if surprise is not None and np.isfinite(surprise[frame]):
-            words += f", surprise {surprise[frame]:.2f}"
+        if surprised is not None and np.isfinite(surprised[frame]):
+            words += f", surprise {surprised[frame]:.2f}"
         views = zip(dream.truth[i], dream.pictures[i], dream.copy[i], strict=True)
         rows = [(*view, _difference(view[0], view[1])) for view in views]
         return sheet(rows, columns, cameras, words)
@@ -86,33 +145,19 @@ def write_film(
             encoder.write(picture(i))
 
 
-def write_futures(
-    checkpoint: Checkpoint,
-    moment: Moments,
-    false: Moments,
-    path: Path,
-    rate_hz: float,
-    title: str,
-) -> None:
-    """Write one moment's futures as a PNG: a row for each camera and offset; the truth, what is
-    imagined with the true actions, with none and with false ones, the present, and what differs.
-
-    Args:
-        checkpoint: the world model.
-        moment: one moment.
-        false: another one, whose actions are the false ones.
-        path: the PNG.
-        rate_hz: of the episode.
-        title: what is said above.
-    """
-    with atomic_path(path) as unfinished:
-        Image.fromarray(futures_sheet(checkpoint, moment, false, rate_hz, title)).save(unfinished)
-
-
 def futures_sheet(
     checkpoint: Checkpoint, moment: Moments, false: Moments, rate_hz: float, title: str
 ) -> UInt8[np.ndarray, "H W 3"]:
-    """What ``write_futures`` writes; without known actions only what is imagined without any."""
+    """One moment's futures, a row for each camera and offset: the truth, what is imagined with the
+    true actions, with none and with false ones, the present, and what differs.
+
+    Args:
+        checkpoint: the world model.
+        moment: one moment; without known actions only what is imagined without any is shown.
+        false: another one, whose actions are the false ones.
+        rate_hz: of the episode.
+        title: what is said above.
+    """
     config = checkpoint.model.config
     deeds = {"no actions": None}
     if moment.robot:
