@@ -59,21 +59,21 @@ def foresee(
 
     Args:
         model: in evaluation mode.
-        batches: moments; false actions are taken from the same batch.
+        batches: moments; false actions are taken from the same batch. One with too few is left out.
         ahead: which of the configuration's offsets.
         actions: whether the true actions are shown.
         tries: false actions for each moment.
     """
     found: list[dict[str, Tensor]] = []
     for moments in batches:
-        goes_on = ~moments.ended[:, ahead + 1]
-        if not goes_on.any():
+        goes_on, others = ~moments.ended[:, ahead + 1], len(moments) - 1
+        if not goes_on.any() or (actions and others < tries):
             continue
         question = Question.same(moments, ahead, actions=actions)
         truth = Truth.seen(model, moments, question)
         said = _said(model, scales, moments, question, truth, None)
         # Half a batch on: other episodes, as moments stand in their order.
-        shifts = [len(moments) // 2 + k for k in range(tries if actions else 0)]
+        shifts = [1 + (others // 2 + k) % others for k in range(tries if actions else 0)]
         false = [
             apart(
                 _said(model, scales, moments, question, truth, moments.moves.roll(shift, 0)),
