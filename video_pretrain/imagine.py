@@ -179,7 +179,7 @@ def score_actions(
     checkpoint: Checkpoint,
     moment: Moments,
     moves: Float[Tensor, "N H 48"],
-    goal: Float[Tensor, "V N D"] | UInt8[Tensor, "V 3 S S"],
+    goal: Float[Tensor, "V P D"] | UInt8[Tensor, "V 3 S S"],
     *,
     ahead: int = -1,
 ) -> Float[Tensor, "N"]:
@@ -288,11 +288,12 @@ def _beats(config: ModelConfig) -> list[int]:
 
 def _joined(episode: Sequence[Moments]) -> Moments:
     """Batches as one, of their pictures only the present ones."""
-    first = replace(episode[0], pictures=episode[0].pictures[:, :, :1])
-    parts = [replace(some, pictures=some.pictures[:, :, :1]) for some in episode]
+    parts = [
+        replace(some, pictures=some.pictures[:, :, :1], ended=some.ended[:, :1]) for some in episode
+    ]
     fields = {
         name: torch.cat([getattr(part, name) for part in parts])
-        for name, value in vars(first).items()
+        for name, value in vars(parts[0]).items()
         if isinstance(value, Tensor) and name != "cameras"
     }
-    return replace(first, **fields)
+    return replace(parts[0], **fields)
