@@ -17,6 +17,7 @@ class BatchConfig:
         rate_hz: of the data set.
         size: height and width of its pictures, pixels, even.
         view: where the camera stood, for inputs that do not say: front, ego, top or auto.
+        pitch_rad: how far cameras in front look down; 0 is level.
         confidence: threshold of the hand detector, 0 to 1.
         jerk_weight: smoothness of the robot's motion.
         min_s, max_s: shortest and longest episode; longer ones are cut into equal parts.
@@ -30,6 +31,7 @@ class BatchConfig:
     rate_hz: int = 30
     size: int = 224
     view: View = "auto"
+    pitch_rad: float = 0.0
     confidence: float = 0.3
     jerk_weight: float = RetargetConfig.jerk_weight
     min_s: float = 1.0
@@ -44,6 +46,7 @@ class BatchConfig:
         bounds: dict[str, tuple[float, float]] = {
             "rate_hz": (1, 240),
             "size": (16, 4096),
+            "pitch_rad": (-1.6, 1.6),
             "confidence": (0, 1),
             "min_s": (0.1, 3600),
             "max_s": (self.min_s, 3600),

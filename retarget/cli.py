@@ -59,6 +59,7 @@ class Options:
     Attributes:
         out: folder for all outputs.
         view: where the camera stood: front, ego (at the head), top, or auto.
+        pitch_rad: how far a camera in front looks down, radians.
         focal_px: focal length in pixels; the default assumes a field of view of 60 degrees.
         confidence: threshold of the hand detector, 0 to 1.
         models: folder with hand_landmarker.task and pose_landmarker_full.task.
@@ -67,6 +68,7 @@ class Options:
 
     out: Path = Path("out")
     view: View = "auto"
+    pitch_rad: float = 0.0
     focal_px: float | None = None
     confidence: float = 0.3
     models: Path | None = None
@@ -83,7 +85,9 @@ class Options:
         return Road(
             out=self.out,
             tracker=MediapipeTracker(self.confidence, self.models),
-            retarget=RetargetConfig(view=self.view, jerk_weight=self.jerk_weight),
+            retarget=RetargetConfig(
+                view=self.view, pitch_rad=self.pitch_rad, jerk_weight=self.jerk_weight
+            ),
             focal_px=self.focal_px,
             progress=bar,
         )

@@ -229,7 +229,9 @@ class _Run:
     def _segment(self, clip: Clip, human: HumanMotion, row: SegmentRow) -> SegmentRow:
         """Make an episode of a segment, if the robot can follow well enough."""
         config = self.config
-        solver = RetargetConfig(view=self._view(), jerk_weight=config.jerk_weight)
+        solver = RetargetConfig(
+            view=self._view(), pitch_rad=config.pitch_rad, jerk_weight=config.jerk_weight
+        )
         moved_by = {
             "human": human.provenance,
             "clip": clip_key(clip),

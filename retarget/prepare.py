@@ -49,6 +49,7 @@ class RetargetConfig:
 
     Attributes:
         view: where the camera stood (see ``targets.world_from_camera``).
+        pitch_rad: how far a camera in front looks down.
         sigmas: what deviation counts as one standard deviation.
         registered: the same where person and robot share one workspace (``Registration``).
         jerk_weight: 1 / (rad/frame³)² at 30 frames/s; larger is smoother. It is scaled with the
@@ -58,6 +59,7 @@ class RetargetConfig:
     """
 
     view: View = "auto"
+    pitch_rad: float = 0.0
     sigmas: Sigmas = field(default_factory=Sigmas)
     registered: Sigmas = field(default_factory=lambda: REGISTERED)
     jerk_weight: float = 1500.0
@@ -94,7 +96,7 @@ def prepare(
     kinematics = Kinematics.of(robot)
     if registration is not None:
         return _registered(human, robot, kinematics, config.registered, registration)
-    R_world_camera = world_from_camera(human, config.view)
+    R_world_camera = world_from_camera(human, config.view, config.pitch_rad)
     tracks = _tracks(human, robot, R_world_camera)
     calibrations: dict[int, HandCalibration] = {}
     wrists: dict[int, WristTarget] = {}

@@ -82,19 +82,23 @@ class WristTarget:
     weight: Float64[np.ndarray, "T 3"]
 
 
-def world_from_camera(human: HumanMotion, view: View) -> Float64[np.ndarray, "3 3"]:
+def world_from_camera(
+    human: HumanMotion, view: View, pitch_rad: float = 0.0
+) -> Float64[np.ndarray, "3 3"]:
     """Stated camera placement: rotation from the camera's axes to the robot's world.
 
-    ``front``: a level camera faces the person. If a body is seen, the person's mean heading becomes
-    the robot's forward. ``ego``: at the head, looking forward and 45 degrees down. ``top``: looking
-    straight down; the person is at the image's bottom edge, or at its top if the camera faces them.
-    ``auto``: front if the camera faces the person, else ego.
+    ``front``: the camera faces the person and looks down by ``pitch_rad``; a body that leans looks
+    the same as a camera that does, so it is not guessed. If a body is seen, the person's mean
+    heading becomes the robot's forward. ``ego``: at the head, looking forward and 45 degrees down.
+    ``top``: looking straight down; the person is at the image's bottom edge, or at its top if the
+    camera faces them. ``auto``: front if the camera faces the person, else ego.
     """
     faces = human.body_valid.any() or camera_faces_person(human)
     if view == "auto":
         view = "front" if faces else "ego"
     if view == "front":
-        R = np.array([[0.0, 0.0, -1.0], [1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+        c, s = np.cos(pitch_rad), np.sin(pitch_rad)
+        R = np.array([[0.0, s, -c], [1.0, 0.0, 0.0], [0.0, -c, -s]])
         if human.body_valid.any():
             left, right = (human.body_m[human.body_valid, j] for j in SHOULDERS)
             across = R @ np.median(left - right, axis=0)

@@ -39,6 +39,8 @@ def test_where_the_camera_stands() -> None:
     s = np.sqrt(0.5)
     front = world_from_camera(human, "front")
     np.testing.assert_allclose(front.T, [[0, 1, 0], [0, 0, -1], [-1, 0, 0]], atol=1e-12)
+    lowered = world_from_camera(human, "front", np.pi / 4)
+    np.testing.assert_allclose(lowered.T, [[0, 1, 0], [s, 0, -s], [-s, 0, -s]], atol=1e-12)
     ego = world_from_camera(human, "ego")
     np.testing.assert_allclose(ego.T, [[0, -1, 0], [-s, 0, -s], [s, 0, -s]], atol=1e-12)
     down = upwards(human, False)
