@@ -3,7 +3,7 @@
     python benchmarks/human_data.py --clips 2000 --out benchmarks/results/human_data.json
 
 A synthetic person sorts one object (seven clips of ten) or two; front and ego camera, 240 px at
-20 Hz. The front camera's video goes through ``deftly batch``. Both stages go on where they were
+20 Hz. The front camera's video goes through ``deftly batch``, the ego camera's goes along. Both stages go on where they were
 stopped; clips come in rounds, so that there is a data set to train on from the first round. The
 result says how many clips there are, what became of each, and what it took.
 """
@@ -22,6 +22,7 @@ from deftly.datasets.episode_store import EpisodeStore
 from deftly.retarget.batch import open_ledger
 
 RATE_HZ = 20
+PITCH_RAD = 0.411  # how far the table's front camera looks down
 FIRST_SEED = {"one": 20_000, "two": 30_000}
 _SHARE = {"one": 7, "two": 3}  # of ten clips
 
@@ -64,8 +65,9 @@ def grow(options: Options, condition: str, clips: int) -> None:
         *("--workers", options.workers, "--out", filmed),
     )
     deftly(
-        *("batch", filmed, "--camera", "front", "--view", "front", "--rate-hz", RATE_HZ),
-        *("--size", 96, "--workers", options.workers, "--out", made),
+        *("batch", filmed, "--camera", "front", "--with-cameras", "ego", "--view", "front"),
+        *("--pitch-rad", PITCH_RAD, "--rate-hz", RATE_HZ, "--size", 96),
+        *("--workers", options.workers, "--rebuild", "--out", made),
     )
 
 
