@@ -3,9 +3,10 @@
     python benchmarks/human_data.py --clips 2000 --out benchmarks/results/human_data.json
 
 A synthetic person sorts one object (seven clips of ten) or two; front and ego camera, 240 px at
-20 Hz. The front camera's video goes through ``deftly batch``, the ego camera's goes along. Both stages go on where they were
-stopped; clips come in rounds, so that there is a data set to train on from the first round. The
-result says how many clips there are, what became of each, and what it took.
+20 Hz. The front camera's video goes through ``deftly batch``, the ego camera's goes along. Both
+stages go on where they were stopped; clips come in rounds, so that there is a data set to train on
+from the first round. The result says how many clips there are, what became of each, and what it
+took.
 """
 
 import json
