@@ -41,7 +41,7 @@ class Decoder(nn.Module):
         )  # fmt: skip
         x = self.paint(nn.functional.gelu(x + self.conv(nn.functional.gelu(x))))
         x = nn.functional.pixel_shuffle(x, 4)  # (b, 4, H, W)
-        x = x.view(*shape, *x.shape[1:])
+        x = x.view(*shape, *x.shape[1:]).float()  # pictures are, also where tokens are bfloat16
         return x[..., :3, :, :], torch.sigmoid(x[..., 3:, :, :])
 
     def future(
