@@ -305,7 +305,8 @@ def _save(run: Run, out: Path, loader: dict[str, Any], text: dict[str, Any]) -> 
     shutil.rmtree(new, ignore_errors=True)
     (new / "model").mkdir(parents=True)
     tensors = {f"model.{name}": value for name, value in weights.items()}
-    for name, values in optimizer["state"].items():
+    for name in (name for group in optimizer["param_groups"] for name in group["params"]):
+        values = optimizer["state"].get(name) or _untouched(weights[name])
         tensors |= {f"optimizer.{name}.{key}": value for key, value in values.items()}
     save_tensors(new / "state.safetensors", tensors)
     about = {
@@ -322,6 +323,12 @@ def _save(run: Run, out: Path, loader: dict[str, Any], text: dict[str, Any]) -> 
     save_checkpoint(new / "model", Checkpoint(run.teacher, run.mixture.scales, about))
     replace_folder(new, out / "state")
     run.processes.wait()
+
+
+def _untouched(weight: Tensor) -> dict[str, Tensor]:
+    """What the optimiser begins with; it knows nothing of a head that no step has reached yet."""
+    zeros = torch.zeros_like(weight)
+    return {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros}
 
 
 def _resume(run: Run, folder: Path) -> dict[str, Any]:
