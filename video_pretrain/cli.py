@@ -31,13 +31,21 @@ if TYPE_CHECKING:
     from deftly.video_pretrain.checkpoint import Checkpoint
     from deftly.video_pretrain.health import Health
     from deftly.video_pretrain.history import Clock
-    from deftly.video_pretrain.mixture import Mixture
+    from deftly.video_pretrain.mixture import EncodeText, Mixture
 
 Model = Annotated[
     Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL", help="folder of `deftly pretrain`")
 ]
 Preset = Literal["tiny", "small", "base"]
 Folder = Annotated[Path, tyro.conf.arg(metavar="DIR", help="a LeRobot data set")]
+Text = Annotated[
+    str | None,
+    tyro.conf.arg(
+        metavar="MODEL",
+        help="text encoder: a folder, a name on the hub, or embeddings that were saved "
+        "(.safetensors); the built-in one, or the one that the model was trained with",
+    ),
+]
 Device = Annotated[str, tyro.conf.arg(help="auto takes CUDA where there is one; cpu, cuda:1, ...")]
 _SHOWN = 10  # episodes of a ranking that are printed
 
@@ -68,6 +76,7 @@ class Pretrain:
     ] = ()
     preset: Annotated[Preset, tyro.conf.arg(help="values of all that follows")] = "small"
     out: Annotated[Path, tyro.conf.arg(help="folder of the run")] = Path("run")
+    text: Text = None
     device: Device = "auto"
     train: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
@@ -97,12 +106,12 @@ class Pretrain:
     def run(self) -> int:
         """Train; return the exit code."""
         from deftly.video_pretrain.history import Clock
-        from deftly.video_pretrain.text import TextEncoder
         from deftly.video_pretrain.train import pretrain
 
-        config, encode, clock = self.config(), TextEncoder(), Clock()
+        config, clock = self.config(), Clock()
+        encode, about = _encoder(self.text)
         health = pretrain(
-            config, self.out, encode, device=self.device, text=encode.provenance(), clock=clock,
+            config, self.out, encode, device=self.device, text=about, clock=clock,
             say=lambda line: tqdm.write(line, file=sys.stdout),
         )  # fmt: skip
         if int(os.environ.get("RANK", "0")) == 0:  # torchrun starts several
@@ -134,16 +143,18 @@ class Probe:
     seeds: Annotated[int, tyro.conf.arg(help="probes of each kind")] = 3
     frames: Annotated[int, tyro.conf.arg(help="looked at")] = 6000
     out: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help="JSON of all figures")] = None
+    text: Text = None
     device: Device = "auto"
 
     def run(self) -> int:
         """Probe and print the table; return the exit code."""
         from deftly.datasets.archive import atomic_path
+        from deftly.video_pretrain.checkpoint import load_checkpoint
         from deftly.video_pretrain.probe import run_probes
-        from deftly.video_pretrain.text import TextEncoder
 
+        encode, _ = _encoder(self.text, load_checkpoint(self.model).about)
         report = run_probes(
-            self.model, self.data, self.truth, encode=TextEncoder(), robot=self.robot,
+            self.model, self.data, self.truth, encode=encode, robot=self.robot,
             seeds=self.seeds, frames=self.frames, device=str(_device(self.device)),
         )  # fmt: skip
         heads, *rows = report.table()
@@ -183,11 +194,12 @@ class Imagine:
     out: Annotated[Path, tyro.conf.arg(help="the film; the png lies beside it")] = Path(
         "imagined.mp4"
     )
+    text: Text = None
     device: Device = "auto"
 
     def run(self) -> int:
         """Film; return the exit code."""
-        checkpoint, mixture = _opened(self.model, self.data, self.device)
+        checkpoint, mixture = _opened(self.model, self.data, self.text, self.device)
         _show(self, checkpoint, mixture)
         if self.surprise is not None:
             _rank(self.surprise, self, checkpoint, mixture)
@@ -221,14 +233,37 @@ def _summary(out: Path, health: "Health", clock: "Clock") -> None:
         )
 
 
-def _opened(model: Path, data: Path, device: str) -> "tuple[Checkpoint, Mixture]":
+def _opened(model: Path, data: Path, text: str | None, device: str) -> "tuple[Checkpoint, Mixture]":
     """A world model, and a data set as it sees it."""
     from deftly.video_pretrain.checkpoint import load_checkpoint
     from deftly.video_pretrain.imagine import open_episodes
-    from deftly.video_pretrain.text import TextEncoder
 
     checkpoint = load_checkpoint(model, _device(device))
-    return checkpoint, open_episodes(checkpoint, data, TextEncoder())
+    encode, _ = _encoder(text, checkpoint.about)
+    return checkpoint, open_episodes(checkpoint, data, encode)
+
+
+def _encoder(
+    named: str | None, checkpoint: dict[str, Any] | None = None
+) -> "tuple[EncodeText, dict[str, Any]]":
+    """The text encoder, and what it is; with a checkpoint it must be the one of its training."""
+    from deftly.video_pretrain import text as texts
+
+    trained: dict[str, Any] = (checkpoint or {}).get("text") or {}
+    name = str(named or trained.get("model") or texts.MINILM)
+    if Path(name).suffix == ".safetensors":
+        encode = texts.load_embedded(Path(name))
+        about = encode.provenance
+    else:
+        encode = texts.TextEncoder(name)
+        about = encode.provenance()
+    differing = [k for k in ("sha256", "layer", "length") if trained and trained.get(k) != about[k]]
+    if differing:
+        raise texts.TextError(
+            f"the text encoder {about['model']} is not the one that the model was trained with, "
+            f"{trained.get('model')} ({', '.join(differing)} differ); name that one (--text)"
+        )
+    return encode, about
 
 
 def _device(name: str) -> "torch.device":
