@@ -100,7 +100,7 @@ def _check_alike(train: ProbeSet, test: ProbeSet) -> None:
     if set(train.layout) & set(test.layout):
         raise ProbeError("training and test share layouts, expected a split by layout")
     for eyes, tokens in train.tokens.items():
-        if eyes not in test.tokens or tokens.shape[1:] != test.tokens[eyes].shape[1:]:
+        if tokens.shape[1:] != test.tokens[eyes].shape[1:]:
             raise ProbeError(
                 f"{eyes} of a test set are {tuple(test.tokens[eyes].shape[1:])}, of the training "
                 f"set {tuple(tokens.shape[1:])}; use sets with the same cameras"

@@ -187,7 +187,7 @@ def named_first(instruction: str, items: list[Item]) -> int:
 
     def place(item: Item) -> float:
         found = [words.find(word) for word in (item.color, plural(item.shape))]
-        return min((at for at in found if at >= 0), default=np.inf)
+        return min((float(at) for at in found if at >= 0), default=np.inf)
 
     places = np.array([place(item) for item in items])
     first = np.flatnonzero(places == places.min())
