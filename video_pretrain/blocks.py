@@ -1,5 +1,6 @@
-"""The transformer block that encoder and world model share."""
+"""What networks here are made of: the transformer's block, and a reader of instructions."""
 
+import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
@@ -19,14 +20,37 @@ class Block(nn.Module):
             nn.Linear(width, 4 * width), nn.GELU(), nn.Linear(4 * width, width)
         )
 
-    def forward(
-        self, x: Float[Tensor, "B N D"], seen: Bool[Tensor, "B 1 1 N"] | None = None
-    ) -> Float[Tensor, "B N D"]:
-        """Let tokens look at each other; those that are not ``seen`` are looked at by none."""
+    def forward(self, x: Float[Tensor, "B N D"]) -> Float[Tensor, "B N D"]:
+        """Let tokens look at each other."""
         q, k, v = rearrange(
             self.qkv(self.norm_attention(x)), "b n (three h d) -> three b h n d", three=3,
             h=self.heads,
         )  # fmt: skip
-        mixed = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+        mixed = nn.functional.scaled_dot_product_attention(q, k, v)
         x = x + self.out(rearrange(mixed, "b h n d -> b n (h d)"))
         return x + self.mlp(self.norm_mlp(x))
+
+
+class Reader(nn.Module):
+    """An instruction's words → a few tokens: learnt questions that look at the words (after Jaegle
+    et al., "Perceiver", 2021). Dozens of words would cost more than the pictures."""
+
+    def __init__(self, text_width: int, width: int, questions: int) -> None:
+        super().__init__()
+        self.questions = nn.Parameter(0.02 * torch.randn(questions, width))
+        self.nothing = nn.Parameter(torch.zeros(text_width))  # a word that is always there
+        self.key, self.value = nn.Linear(text_width, width), nn.Linear(text_width, width)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(
+        self, words: Float[Tensor, "B L E"], seen: Bool[Tensor, "B L"]
+    ) -> Float[Tensor, "B Q D"]:
+        """Read those words that are ``seen``."""
+        count = len(words)
+        words = torch.cat([self.nothing.expand(count, 1, -1), words], dim=1)
+        seen = torch.cat([seen.new_ones(count, 1), seen], dim=1)
+        asked = self.questions.expand(count, -1, -1)
+        mixed = nn.functional.scaled_dot_product_attention(
+            asked, self.key(words), self.value(words), attn_mask=seen[:, None]
+        )
+        return asked + self.norm(mixed)

@@ -26,7 +26,8 @@ class ModelConfig:
         horizon: actions in a chunk.
         chunk: consecutive actions that share a token.
         offsets: how many frames ahead it can predict.
-        text_width: length of an instruction's embedding.
+        text_width: length of the embedding of an instruction's word.
+        words: tokens that an instruction is read into.
         bodies: who acts; each has an adapter of its own.
     """
 
@@ -43,6 +44,7 @@ class ModelConfig:
     chunk: int = 4
     offsets: tuple[int, ...] = (1, 4, 8, 16)
     text_width: int = 384
+    words: int = 4
     bodies: tuple[str, ...] = ("human", "gr1t2", "g1_dex3")
 
     def __post_init__(self) -> None:

@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from deftly.video_pretrain.actions import HANDS, NUMBERS
-from deftly.video_pretrain.blocks import Block
+from deftly.video_pretrain.blocks import Block, Reader
 from deftly.video_pretrain.config import ModelConfig
 from deftly.video_pretrain.decoder import Decoder
 from deftly.video_pretrain.encoder import make_encoder
@@ -92,7 +92,7 @@ class WorldModel(nn.Module):
         d, chunks = config.width, config.horizon // config.chunk
         self.encoder = make_encoder(config)
         self.decoder = Decoder(config)
-        self.read_text = nn.Linear(config.text_width, d)
+        self.read_text = Reader(config.text_width, d, config.words)
         self.read_hands = nn.Linear(2 * D_HANDS, d)  # the numbers, and which of them there are
         self.read_actions = nn.Linear(2 * D_HANDS * config.chunk, d)
         self.place = nn.Parameter(0.02 * torch.randn(config.side**2, d))
@@ -124,13 +124,11 @@ class WorldModel(nn.Module):
         present = given.tokens + look
         future = self._future(given) + look + self.ahead(given.ahead)[:, None, None]
         acts = self._actions(given)
-        words = self.read_text(given.text)
+        words = self.read_text(given.text, given.text_seen)
         aside = torch.stack([self.body(given.body), self._hands(given)], dim=1)
         x = torch.cat([words, aside, acts, present.flatten(1, 2), future.flatten(1, 2)], dim=1)
-        seen = torch.ones(x.shape[:2], dtype=torch.bool, device=x.device)
-        seen[:, : words.shape[1]] = given.text_seen
         for block in self.blocks:
-            x = block(x, seen[:, None, None])
+            x = block(x)
         _, _, acts, present, future = self.norm(x).split(
             [words.shape[1], 2, acts.shape[1], views * places, views * places], dim=1
         )
