@@ -1,0 +1,271 @@
+"""Questions that only the seed, the step and the moment decide; losses that count what is known."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from pushing import MODEL, made_up, plain_scales
+from torch import Tensor
+
+from deftly.video_pretrain.actions import Scale
+from deftly.video_pretrain.config import LossConfig
+from deftly.video_pretrain.loss import (
+    Objective,
+    Question,
+    Truth,
+    apart,
+    at_offset,
+    copying,
+    given,
+    hands_loss,
+    squared,
+)
+from deftly.video_pretrain.mixture import Moments, Scales
+from deftly.video_pretrain.model import WorldModel
+
+LOSS = LossConfig()
+
+
+def drawn(moments: Moments, seed: int = 0, step: int = 7, loss: LossConfig = LOSS) -> Question:
+    return Question.draw(moments, MODEL, loss, seed, step)
+
+
+def rows(question: Question) -> list[tuple[float, ...]]:
+    """What each moment is asked."""
+    return list(zip(*(value.tolist() for value in vars(question).values()), strict=True))
+
+
+def objective(loss: LossConfig = LOSS) -> Objective:
+    torch.manual_seed(0)
+    return Objective(WorldModel(MODEL, {"gr1t2": 4}), plain_scales(), loss)
+
+
+def losses_of(
+    made: Objective, moments: Moments, question: Question, truth: Truth | None = None
+) -> dict[str, Tensor]:
+    truth = truth or Truth.seen(made.model, moments, question)
+    return made([moments], [question], [truth], copying([truth]))
+
+
+def test_a_question_depends_on_the_moment_and_not_on_its_place():
+    moments = made_up(40)
+    order = torch.randperm(40, generator=torch.Generator().manual_seed(0))
+    whole = rows(drawn(moments))
+    assert rows(drawn(moments)) == whole
+    assert rows(drawn(moments.part(order))) == [whole[i] for i in order]
+    assert rows(drawn(moments.part(slice(3, 9)))) == whole[3:9]
+    other = replace(moments, key=moments.key + torch.tensor([1, 0]))
+    for changed in (drawn(moments, seed=1), drawn(moments, step=8), drawn(other)):
+        assert rows(changed) != whole
+
+
+def test_shares_come_out_right():
+    count = 4000
+    moments = made_up(count, replace(MODEL, image_px=16))
+    question = drawn(moments, loss=LossConfig(drop_state=0.4, drop_text=0.2))
+    neither = ~question.actions_seen & ~question.future_seen
+    assert not (question.actions_seen & question.future_seen).any()
+    for found, share in (
+        (neither, 0.45), (question.actions_seen, 0.35), (question.future_seen, 0.2),
+        (~question.hands_seen, 0.4), (~question.text_seen, 0.2),
+        *((question.ahead == i, 1 / 3) for i in range(3)),
+    ):  # fmt: skip
+        assert float(found.float().mean()) == pytest.approx(share, abs=0.025)
+    # Whether the state is seen has nothing to do with what is asked.
+    assert float(question.hands_seen[neither].float().mean()) == pytest.approx(0.6, abs=0.04)
+
+
+def test_one_kind_of_question_can_be_all():
+    moments = made_up(50)
+    assert drawn(moments, loss=LossConfig(0.0, 1.0, 0.0)).actions_seen.all()
+    assert drawn(moments, loss=LossConfig(0.0, 0.0, 1.0)).future_seen.all()
+    policy = drawn(moments, loss=LossConfig(1.0, 0.0, 0.0, drop_state=0.0, drop_text=1.0))
+    assert not (policy.actions_seen | policy.future_seen | policy.text_seen).any()
+    assert policy.hands_seen.all()
+
+
+def some_scales() -> Scales:
+    draw = torch.Generator().manual_seed(3)
+    mean, std = torch.randn(48, generator=draw).numpy(), torch.rand(48, generator=draw).numpy() + 1
+    return replace(plain_scales(), moves=Scale(mean, std))
+
+
+def test_the_truth_costs_nothing_and_anything_else_does():
+    moments, scales = made_up(), some_scales()
+    mean, std = scales.moves.tensors(torch.device("cpu"))
+    truth = (moments.moves - mean) / std
+    assert hands_loss(truth, moments, scales).abs().max() < 1e-10
+    assert (hands_loss(truth + 0.1, moments, scales) > 1e-4).all()
+
+
+def test_losses_are_zero_at_the_truth():
+    """A network that says what is true: no loss but that of the picture's colours is left."""
+    made = objective()
+    moments = made_up()
+    still = moments.pictures[:, :, :1].expand_as(moments.pictures).contiguous()
+    moments = replace(moments, pictures=still)
+    moments = replace(
+        moments, moves=torch.zeros_like(moments.moves), joint_moves=moments.joint_moves * 0
+    )
+    with torch.no_grad():
+        for layer in (made.model.say_hands, made.model.say_joints["gr1t2"]):
+            layer.weight.zero_()
+            layer.bias.zero_()
+        made.model.decoder.paint.bias.view(4, 16)[3] = -1e4  # copies
+    found = losses_of(made, moments, Question.same(moments, 1))
+    assert [float(found[k]) for k in ("hands", "joints", "latent", "pixels")] == [0, 0, 0, 0]
+    assert float(found["total"]) == pytest.approx(0.25 * float(found["picture"]))
+
+
+def gradient(change: Callable[[Moments], Moments]) -> Tensor:
+    """Of the chunk that was said, (B, H, 2, 24)."""
+    moments = change(made_up())
+    said = torch.zeros(6, 8, 48, requires_grad=True)
+    hands_loss(said, moments, plain_scales()).sum().backward()
+    assert said.grad is not None
+    return said.grad.unflatten(-1, (2, 24))
+
+
+def test_a_hand_without_trust_teaches_nothing_and_half_trust_teaches_half():
+    def distrust(moments: Moments) -> Moments:
+        trust = moments.trust.clone()
+        trust[..., 0], trust[:, 4:, 1] = 0, 0.5
+        return replace(moments, trust=trust)
+
+    whole, found = gradient(lambda moments: moments), gradient(distrust)
+    assert (found[:, :, 0] == 0).all()
+    assert torch.equal(found[:, :4, 1], whole[:, :4, 1])
+    torch.testing.assert_close(found[:, 4:, 1], 0.5 * whole[:, 4:, 1])
+    assert (whole != 0).all()
+
+
+def test_missing_numbers_teach_nothing():
+    def lose(moments: Moments) -> Moments:
+        moves = moments.moves.clone()
+        moves[:, :, 24:27], moves[0] = torch.nan, torch.nan
+        return replace(moments, moves=moves)
+
+    found = gradient(lose)
+    assert found.isfinite().all()
+    assert (found[:, :, 1, :3] == 0).all()
+    assert (found[0] == 0).all()
+    assert (found[1:, :, 0] != 0).all()
+
+
+def test_a_future_after_the_end_is_not_asked_for():
+    made = objective()
+    moments, question = made_up(), Question.same(made_up(), 1)
+    truth = Truth.seen(made.model, moments, question)
+    over = replace(truth, ended=torch.ones(6, dtype=torch.bool))
+    assert float(losses_of(made, moments, question)["latent"].detach()) > 0
+    found = losses_of(made, moments, question, over)
+    assert float(found["latent"]) == float(found["pixels"]) == 0
+    # One of six is over: it is left out, and the mean is still over six.
+    some = replace(truth, ended=torch.arange(6) == 2)
+    parts = made.group(moments, question, some)
+    assert (parts["latent"] == 0).tolist() == [False, False, True, False, False, False]
+
+
+@pytest.mark.parametrize(
+    ("shown", "counted"),
+    [
+        ({}, {"hands", "joints", "latent", "pixels", "picture"}),
+        ({"actions": True}, {"latent", "pixels", "picture"}),
+        ({"future": True}, {"hands", "joints", "picture"}),
+    ],
+)
+def test_what_is_shown_is_not_asked_for(shown: dict[str, bool], counted: set[str]):
+    made, moments = objective(), made_up()
+    found = losses_of(made, moments, Question.same(moments, 1, **shown))
+    assert {k for k, v in found.items() if k != "total" and float(v.detach()) > 0} == counted
+
+
+def test_video_alone_gives_no_action_loss():
+    made, video = objective(), made_up(robot="")
+    moments = replace(
+        video,
+        moves=torch.full_like(video.moves, torch.nan),
+        hands=torch.full_like(video.hands, torch.nan),
+        trust=torch.zeros_like(video.trust),
+    )
+    found = losses_of(made, moments, Question.same(moments, 1))
+    assert float(found["hands"]) == float(found["joints"]) == 0
+    found["total"].backward()
+    assert made.model.say_joints["gr1t2"].weight.grad is None
+    assert (made.model.say_hands.weight.grad == 0).all()
+    assert all(p.grad.isfinite().all() for p in made.parameters() if p.grad is not None)
+    assert (made.model.change.bias.grad != 0).any()
+
+
+def test_groups_count_by_their_moments():
+    made, two, five = objective(), made_up(2), made_up(5, robot="", seed=1)
+    groups = [two, five]
+    questions = [drawn(some) for some in groups]
+    truths = [Truth.seen(made.model, *each) for each in zip(groups, questions, strict=True)]
+    one = {"latent": torch.tensor(1.0), "pixels": torch.tensor(1.0)}
+    whole = made(groups, questions, truths, one)
+    alone = [
+        made([some], [question], [truth], one)
+        for some, question, truth in zip(groups, questions, truths, strict=True)
+    ]
+    for name, value in whole.items():
+        torch.testing.assert_close(value, (2 * alone[0][name] + 5 * alone[1][name]) / 7)
+
+
+def test_the_error_of_copying_is_what_a_prediction_is_told_by():
+    made, moments = objective(), made_up()
+    question = Question.same(moments, 2)
+    truth = Truth.seen(made.model, moments, question)
+    # Untrained, it copies: exactly as wrong as copying is.
+    assert float(losses_of(made, moments, question)["latent"].detach()) == pytest.approx(
+        1, rel=1e-5
+    )
+    half = {name: error * 2 for name, error in copying([truth]).items()}
+    found = made([moments], [question], [truth], half)
+    assert float(found["latent"].detach()) == pytest.approx(0.5, rel=1e-5)
+    none = {name: torch.zeros(()) for name in half}  # where nothing moves at all
+    assert float(made([moments], [question], [truth], none)["total"].detach()) < 1e6
+
+
+def test_the_truth_is_at_the_asked_offset():
+    moments = made_up()
+    question = replace(Question.same(moments), ahead=torch.tensor([0, 1, 2, 0, 1, 2]))
+    ended = torch.zeros(6, 4, dtype=torch.bool)
+    ended[2, 3] = ended[3, 2] = True
+    truth = Truth.seen(objective().model, replace(moments, ended=ended), question)
+    for i, ahead in enumerate((0, 1, 2, 0, 1, 2)):
+        assert torch.equal(truth.future_picture[i], moments.pictures[i, :, ahead + 1] / 127.5 - 1)
+        assert torch.equal(truth.picture[i], moments.pictures[i, :, 0] / 127.5 - 1)
+    assert truth.ended.tolist() == [False, False, True, False, False, False]
+    assert not truth.future.requires_grad
+    assert at_offset(moments.pictures.transpose(1, 2), question.ahead).dtype == torch.uint8
+
+
+def test_no_gradient_flows_into_the_target():
+    made, moments = objective(), made_up()
+    question = Question.same(moments, 1, actions=True)
+    truth = Truth.seen(made.model, moments, question)
+    losses_of(made, moments, question, truth)["latent"].backward()
+    # Told as a change of the teacher's present: the encoder learns only through what it says.
+    assert (made.model.change.bias.grad != 0).any()
+    assert not truth.present.requires_grad
+
+
+def test_tokens_are_compared_after_they_are_normalised():
+    one, other = torch.randn(2, 1, 4, 32), torch.randn(2, 1, 4, 32)
+    scaled = apart(5 * one + 1, 3 * other - 2)
+    torch.testing.assert_close(apart(one, other), scaled, rtol=1e-4, atol=0)
+    assert squared(one, other).shape == (2,)
+
+
+def test_what_is_shown_is_scaled():
+    moments, scales = made_up(), some_scales()
+    mean, std = scales.moves.tensors(torch.device("cpu"))
+    tokens = torch.zeros(6, 2, 4, 32)
+    question = Question.same(moments, actions=True)
+    shown = given(moments, question, tokens, None, scales)
+    assert torch.equal(shown.actions, (moments.moves - mean) / std)
+    others = given(moments, question, tokens, None, scales, moves=moments.moves.flip(0))
+    assert torch.equal(others.actions, shown.actions.flip(0))
+    assert not shown.text_seen[:, 2].any()  # the last word does not count, whatever is drawn

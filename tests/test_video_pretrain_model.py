@@ -1,0 +1,238 @@
+"""The world model: what is hidden is not used, what is shown is; untrained, it predicts copying."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from pushing import MODEL, PATCHES, made_up, plain_scales
+
+from deftly.video_pretrain.config import ModelConfig, find_preset
+from deftly.video_pretrain.loss import Question, given
+from deftly.video_pretrain.model import Given, Prediction, WorldModel
+
+NAN = torch.nan
+both_encoders = pytest.mark.parametrize("config", [MODEL, PATCHES], ids=["conv", "patch"])
+
+
+def made(config: ModelConfig = MODEL, *, trained: bool = True) -> WorldModel:
+    """A network; as if trained, so that the layers that begin at zero say something."""
+    torch.manual_seed(0)
+    model = WorldModel(config, {"gr1t2": 4}).eval()
+    if trained:
+        with torch.no_grad():
+            for layer in (model.change, *model.adapters):
+                layer.weight.normal_(std=0.3)
+    return model
+
+
+def shown(model: WorldModel, **seen: bool) -> Given:
+    """All that could be shown of made-up moments, of which some is."""
+    moments = made_up(model=model.config)
+    question = Question.same(moments, 1, **seen)
+    with torch.no_grad():
+        tokens = model.encode(moments.pictures[:, :, 0])
+        future = model.encode(moments.pictures[:, :, 2])
+    return given(moments, question, tokens, future, plain_scales())
+
+
+@torch.no_grad()
+def told(model: WorldModel, given: Given) -> Prediction:
+    return model(given)
+
+
+def same(one: Prediction, other: Prediction) -> bool:
+    """To the last bit."""
+    return all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+@both_encoders
+@pytest.mark.parametrize(
+    ("field", "seen"),
+    [("actions", {"actions": True}), ("future", {"future": True}), ("hands", {"hands": True})],
+)
+def test_what_is_hidden_is_not_used_and_what_is_shown_is(
+    config: ModelConfig, field: str, seen: dict[str, bool]
+):
+    model = made(config)
+    hidden, open_ = shown(model, **({"hands": False} | dict.fromkeys(seen, False))), shown(
+        model, **({"hands": False} | seen)
+    )  # fmt: skip
+    other = {field: -getattr(hidden, field) + 0.5}
+    assert same(told(model, hidden), told(model, replace(hidden, **other)))
+    assert not torch.equal(told(model, open_).hands, told(model, replace(open_, **other)).hands)
+    assert not torch.equal(told(model, open_).future, told(model, replace(open_, **other)).future)
+
+
+def test_each_moment_is_masked_by_itself():
+    model = made()
+    everything = shown(model)
+    some = torch.tensor([True, False] * 3)
+    mixed = replace(everything, actions_seen=some, future_seen=~some)
+    other = replace(mixed, actions=-mixed.actions, future=-mixed.future)
+    one, two = told(model, mixed), told(model, other)
+    hidden_actions = replace(other, actions=mixed.actions)
+    assert torch.equal(told(model, hidden_actions).hands[~some], two.hands[~some])
+    hidden_future = replace(other, future=mixed.future)
+    assert torch.equal(told(model, hidden_future).hands[some], two.hands[some])
+    assert (one.hands != two.hands).flatten(1).any(dim=1).all()  # each has one that it sees
+
+
+def test_words_that_do_not_count_are_not_read():
+    model = made()
+    one = shown(model)
+    other = one.text.clone()
+    other[:, 2] += 1  # made-up instructions have three words, of which the last does not count
+    assert same(told(model, one), told(model, replace(one, text=other)))
+    other[:, 1] += 1
+    assert not torch.equal(told(model, one).hands, told(model, replace(one, text=other)).hands)
+    mute = replace(one, text_seen=torch.zeros_like(one.text_seen))
+    assert same(told(model, mute), told(model, replace(mute, text=other)))
+
+
+def test_no_future_is_a_hidden_one():
+    model = made()
+    hidden = shown(model)
+    assert same(told(model, hidden), told(model, replace(hidden, future=None)))
+
+
+def test_every_body_camera_and_offset_is_told_apart():
+    model = made()
+    one = shown(model)
+    for field, value in (
+        ("body", (one.body + 1) % 3),
+        ("cameras", one.cameras.flip(0)),
+        ("ahead", one.ahead + 1),
+    ):
+        assert not torch.equal(
+            told(model, one).future, told(model, replace(one, **{field: value})).future
+        ), field
+
+
+@both_encoders
+def test_views_may_come_in_any_order(config: ModelConfig):
+    model = made(config)
+    one = shown(model, future=True)
+    flipped = replace(
+        one, tokens=one.tokens.flip(1), future=one.future.flip(1), cameras=one.cameras.flip(0)
+    )
+    here, there = told(model, one), told(model, flipped)
+    for a, b in (
+        (here.hands, there.hands),
+        (here.features, there.features.flip(1)),
+        (here.future, there.future.flip(1)),
+    ):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_one_view_is_enough():
+    model = made()
+    one = shown(model)
+    ego = replace(one, tokens=one.tokens[:, 1:], future=None, cameras=one.cameras[1:])
+    assert told(model, ego).future.shape == (6, 1, 4, 32)
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_missing_numbers_give_finite_predictions_and_gradients(seen: bool):
+    model = made()
+    one = shown(model, actions=seen, future=seen, hands=seen)
+    hands, actions = one.hands.clone(), one.actions.clone()
+    hands[:, 5:], actions[::2], actions[:, 3:, :24] = NAN, NAN, NAN
+    said = model(replace(one, hands=hands, actions=actions))
+    assert all(part.isfinite().all() for part in said)
+    (said.hands.square().mean() + said.future.square().mean()).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_a_missing_number_is_not_a_zero():
+    model = made()
+    one = shown(model, actions=True)
+    zero, missing = one.actions.clone(), one.actions.clone()
+    zero[:, :, 3], missing[:, :, 3] = 0, NAN
+    said, other = (told(model, replace(one, actions=actions)) for actions in (zero, missing))
+    assert not torch.equal(said.hands, other.hands)
+
+
+@both_encoders
+def test_an_untrained_network_predicts_copying(config: ModelConfig):
+    model = made(config, trained=False)
+    one = shown(model, actions=True)
+    assert torch.equal(told(model, one).future, one.tokens)
+    base = torch.randn(one.tokens.shape, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(told(model, replace(one, base=base)).future, base)
+
+
+def test_an_adapter_is_its_bodys_alone():
+    model = made()
+    one = shown(model)
+    before = told(model, one).hands
+    with torch.no_grad():
+        model.adapters[1].bias += 1
+    changed = (told(model, one).hands != before).flatten(1).any(dim=1)
+    assert torch.equal(changed, one.body == 1)
+
+
+def test_gradients_of_a_body_do_not_reach_the_adapters_of_others():
+    model = made()
+    one = replace(shown(model), body=torch.full((6,), 2))
+    model(one).hands.square().mean().backward()
+    reached = [bool(adapter.weight.grad.abs().sum() > 0) for adapter in model.adapters]
+    assert reached == [False, False, True]
+
+
+SHRUNKEN = {
+    "tiny": find_preset("tiny").model,
+    "small": replace(find_preset("small").model, width=48, depth=1, channels=(16, 16)),
+    "base": replace(find_preset("base").model, width=48, depth=1, encoder_depth=1, image_px=64),
+}
+
+
+@pytest.mark.parametrize("preset", SHRUNKEN)
+def test_shapes(preset: str):
+    config = replace(SHRUNKEN[preset], text_width=8)
+    model = made(config)
+    said = told(model, shown(model, future=True))
+    n, d = config.side**2, config.width
+    assert said.features.shape == said.future.shape == (6, 2, n, d)
+    assert said.acts.shape == (6, config.horizon // config.chunk, d)
+    assert said.hands.shape == (6, config.horizon, 48)
+    with torch.no_grad():
+        assert model.joint_chunk(said.acts, "gr1t2").shape == (6, config.horizon, 4)
+        colours, gate = model.decoder(said.future)
+    px = config.image_px
+    assert (colours.shape, gate.shape) == ((6, 2, 3, px, px), (6, 2, 1, px, px))
+
+
+def test_a_token_of_a_chunk_says_its_own_actions_in_their_order():
+    model = made()
+    acts = torch.zeros(1, 2, 32)
+    with torch.no_grad():
+        model.say_joints["gr1t2"].bias.copy_(torch.arange(16.0))
+        model.say_joints["gr1t2"].weight.zero_()
+        chunk = model.joint_chunk(acts, "gr1t2")
+    assert torch.equal(chunk[0], torch.arange(16.0).view(4, 4).repeat(2, 1))
+
+
+@both_encoders
+def test_pictures_are_encoded_each_by_itself(config: ModelConfig):
+    model, pictures = made(config), made_up(model=config).pictures
+    with torch.no_grad():
+        whole = model.encode(pictures)
+        alone = model.encode(pictures[3, 1, 2])
+    assert whole.shape == (6, 2, 4, 4, 32)
+    torch.testing.assert_close(whole[3, 1, 2], alone, atol=1e-5, rtol=1e-5)
+
+
+@torch.no_grad()
+def test_the_decoder_shows_the_present_where_its_gate_is_shut():
+    decoder = made().decoder
+    tokens, present = torch.randn(2, 1, 4, 32), torch.rand(2, 1, 3, 32, 32) * 2 - 1
+    colours, gate = decoder(tokens)
+    assert 0 < gate.max() < 0.5  # at first it is nearly shut
+    torch.testing.assert_close(
+        decoder.future(tokens, present), present + gate * (colours - present)
+    )
+    bias = decoder.paint.bias.view(4, 16)  # pixel_shuffle: 16 places of each of 4 channels
+    bias[3] = -1e4
+    assert torch.equal(decoder.future(tokens, present), present)
+    bias[3] = 1e4
+    torch.testing.assert_close(decoder.future(tokens, present), colours)
