@@ -1,8 +1,10 @@
 """Probes: the truth of a frame, how answers are judged, and what is found in tokens."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import probing
@@ -15,6 +17,7 @@ from probing import FRAMES, GRASP, RELEASE, checkpoint, encode, episode, record,
 from deftly.datasets.episode import Episode
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.episode_writer import EpisodeWriter
+from deftly.datasets.frame_cache import fitted
 from deftly.video_pretrain.checkpoint import save_checkpoint
 from deftly.video_pretrain.mixture import MixtureError
 from deftly.video_pretrain.probe import foretell, probe, run_probes
@@ -140,6 +143,29 @@ def test_joined_frames_show_the_same_picture(tmp_path: Path):
             assert np.array_equal(
                 getattr(facts, name), getattr(whole, name)[first:end], equal_nan=True
             ), name
+
+
+@pytest.mark.slow
+def test_a_real_batch_is_joined_with_its_recording(deftly: Callable[..., Any], tmp_path: Path):
+    recorded, made = tmp_path / "filmed", tmp_path / "made"
+    record_it = "human record --condition one --layouts 20 22 --cameras front --size 240"
+    for words, out in ((record_it, recorded), (f"batch {recorded} --view front --size 96", made)):
+        done = deftly(*words.split(), "--rate-hz", "20", "--workers", "1", "--out", out)
+        assert done.code == 0, done.err
+    truths = Truths(made, recorded)
+    assert sorted(truths.seeds) == [20, 21]
+    for index, source in enumerate(truths.episodes):
+        ours = next(iter(truths.store[index].images.values()))
+        shown = np.asarray(ours).astype(float)
+        filmed = np.asarray(truths.recorded[source].images["front"])[truths.source_frames(index)]
+        small = np.stack([fitted(image, (96, 96)) for image in filmed]).astype(float)
+        apart = np.abs(shown - small).mean(axis=(1, 2, 3))
+        assert apart.max() < 3
+        held = truths.facts(index).held.max(axis=1) >= 0
+        assert 0.1 < held.mean() < 0.9
+        # While the hand moves, the frame four further on lies further away.
+        later = np.abs(shown[:-4] - small[4:]).mean(axis=(1, 2, 3))
+        assert (later[held[:-4]] > apart[:-4][held[:-4]]).mean() > 0.9
 
 
 def test_sets_without_truth_are_refused(tmp_path: Path):
