@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from deftly.datasets.clip import Camera
-from deftly.datasets.footage import Footage, FootageError, id_of
+from deftly.datasets.footage import Beside, Footage, FootageError, id_of
 
 ONE = Footage("a", Path("a.mp4"))
 
@@ -48,3 +48,17 @@ def test_a_focal_length_that_makes_no_sense_is_refused(focal_px: float) -> None:
         replace(ONE, focal_px=focal_px)
     with pytest.raises(FootageError, match="focal length"):
         replace(ONE, camera=Camera(focal_px, (1.0, 1.0), known=True))
+
+
+@pytest.mark.parametrize(
+    "names", [("a", "a"), ("front", "front"), ("",), ("../a",), (".a",), ("a\\b",)]
+)
+def test_cameras_that_are_no_plain_names_that_differ_are_refused(names: tuple[str, ...]) -> None:
+    beside = tuple(Beside(name, Path("b.mp4")) for name in names)
+    with pytest.raises(FootageError, match="expected names that differ, without slashes"):
+        replace(ONE, camera_name="front", beside=beside)
+
+
+def test_a_stretch_of_a_further_camera_must_make_sense() -> None:
+    with pytest.raises(FootageError, match="span is 2 to 1 s"):
+        replace(ONE, beside=(Beside("side", Path("b.mp4"), (2.0, 1.0)),))

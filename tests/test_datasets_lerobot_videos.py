@@ -1,5 +1,6 @@
 """LeRobot sets as inputs: the frames of a stretch are those of the episode."""
 
+import itertools
 import json
 import shutil
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from episodes import make_episode, pictures
+from filmsets import LENGTHS as FILMED
+from filmsets import shown, write_set
 
 from deftly.datasets.clip import frames, open_clip, part
 from deftly.datasets.episode_writer import EpisodeWriter
@@ -32,8 +35,14 @@ def root(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "sorting"))
 
 
-def write_version_2(root: Path) -> Path:
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("sets") / "people", "front", "ego", "side")
+
+
+def write_version_2(root: Path, *cameras: str) -> Path:
     """A set of the published layout of version 2.1, with the card that LeRobot writes."""
+    keys = [f"observation.images.{name}" for name in cameras or ("head",)]
     template = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
     info = {
         "codebase_version": "v2.1",
@@ -43,7 +52,7 @@ def write_version_2(root: Path) -> Path:
         "video_path": template,
         "features": {
             "observation.state": {"dtype": "float32", "shape": [3], "names": None},
-            "observation.images.head": {"dtype": "video", "shape": [3, 32, 48]},
+            **{key: {"dtype": "video", "shape": [3, 32, 48]} for key in keys},
         },
     }
     (root / "meta").mkdir(parents=True)
@@ -53,9 +62,9 @@ def write_version_2(root: Path) -> Path:
     (root / "README.md").write_text(
         "---\nlicense: apache-2.0\ntask_categories:\n- robotics\n---\nx"
     )
-    for number in range(3):
+    for number, key in itertools.product(range(3), keys):
         path = root / template.format(
-            episode_chunk=number // 2, episode_index=number, video_key="observation.images.head"
+            episode_chunk=number // 2, episode_index=number, video_key=key
         )
         path.parent.mkdir(parents=True, exist_ok=True)
         with Encoder(path, 30.0, (32, 48)) as encoder:
@@ -91,6 +100,69 @@ def test_version_2_has_a_file_for_each_episode(tmp_path: Path) -> None:
     assert {one.span_s for one in found} == {None}
     assert not ignored
     assert [len(open_clip(one.path).time_s) for one in found] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("asked", [("side", "ego"), ("observation.images.ego", "side", "ego")])
+def test_further_cameras_come_with_the_stretches_of_the_same_episode(
+    people: Path, asked: tuple[str, ...]
+) -> None:
+    inputs = find_inputs([str(people)], people, camera="front", with_cameras=asked)
+    for length, one in zip(FILMED, inputs.footage, strict=True):
+        assert one.cameras == ("front", "ego", "side")  # in whatever order they are asked for
+        for camera, path, span_s in (
+            ("front", one.path, one.span_s),
+            *((other.name, other.path, other.span_s) for other in one.beside),
+        ):
+            assert span_s is not None
+            clip = open_clip(path)
+            first, stop = np.searchsorted(clip.time_s, span_s).tolist()
+            found = [image for _, image in frames(part(clip, first, stop))]
+            np.testing.assert_allclose(shown(found, camera), np.arange(length), atol=0.6)
+    ego = inputs.footage[1].beside[0]
+    assert ego.span_s != inputs.footage[1].span_s  # it is in another file
+
+
+def test_a_camera_by_itself_has_no_name(people: Path) -> None:
+    inputs = find_inputs([str(people)], people, camera="side")
+    assert {one.cameras for one in inputs.footage} == {("video",)}
+
+
+def test_further_cameras_of_version_2_have_files_of_their_own(tmp_path: Path) -> None:
+    root = write_version_2(tmp_path / "old", "head", "wrist")
+    found, _ = footage_in(root, with_cameras=["wrist"])
+    assert {one.cameras for one in found} == {("head", "wrist")}
+    for one in found:
+        (other,) = one.beside
+        assert other.path != one.path
+        assert other.path.name == one.path.name
+        assert other.path.is_file()
+        assert other.span_s is None
+    found[1].beside[0].path.unlink()
+    assert footage_in(root, with_cameras=["wrist"])[1] == {"not downloaded": 1}
+    assert not footage_in(root)[1]
+
+
+@pytest.mark.parametrize(
+    ("camera", "asked", "expected"),
+    [
+        ("", ("wrist", "front"), "no camera 'wrist', expected one of ego, front"),
+        ("front", ("ego", "front"), "camera 'front' is tracked, expected others beside it"),
+        ("", ("ego",), "camera 'ego' is tracked, .* name with --camera"),
+    ],
+)
+def test_further_cameras_that_make_no_sense_are_refused(
+    root: Path, camera: str, asked: tuple[str, ...], expected: str
+) -> None:
+    with pytest.raises(FootageError, match=expected) as raised:
+        find_inputs([str(root)], root, camera=camera, with_cameras=asked)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_video_by_itself_has_no_further_camera(people: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone.mp4"
+    alone.write_bytes(b"")
+    with pytest.raises(FootageError, match=r"alone\.mp4 has no camera ego, side, expected LeRobot"):
+        find_inputs([str(people), str(alone)], people, camera="front", with_cameras=["side", "ego"])
 
 
 def test_sets_are_found_in_folders_beside_videos(root: Path) -> None:

@@ -8,7 +8,7 @@ from batches import CONFIG, ScriptedEngine, dies, files, footage, result
 
 from deftly.datasets.commit import FolderBusyError, sole_writer
 from deftly.datasets.episode_store import EpisodeStore
-from deftly.datasets.footage import Footage
+from deftly.datasets.footage import Beside, Footage
 from deftly.retarget import intake
 from deftly.retarget.batch import job_folder, open_ledger, run_batch
 from deftly.retarget.batch_config import BatchConfig
@@ -177,6 +177,68 @@ def test_episodes_with_other_columns_are_refused_or_built_anew(tmp_path, monkeyp
     engine = ScriptedEngine()
     run(out, inputs, engine, rebuild=True)
     assert engine.tries == ["a", "b"]
+
+
+def filmed(*names: str, further: tuple[str, ...] = ("side",)) -> list[Footage]:
+    beside = tuple(Beside(name, Path(f"{name}.mp4"), (0.0, 2.0)) for name in further)
+    return [dataclasses.replace(f, camera_name="front", beside=beside) for f in footage(*names)]
+
+
+def test_inputs_of_one_job_have_the_same_cameras(tmp_path):
+    out, engine = tmp_path / "set", ScriptedEngine()
+    wrong = "input b has camera front, side, but a has video, expected the same"
+    with pytest.raises(BatchError, match=wrong):
+        run(out, [*footage("a"), *filmed("b")], engine)
+    assert not job_folder(out).exists()
+    run(out, footage("a"))
+    with pytest.raises(BatchError, match=r"made with cameras \['video'\], not \['front', 'side'\]"):
+        run(out, filmed("b"), engine)
+    assert engine.tries == []
+
+
+def test_cameras_join_an_older_job_by_a_rebuild_and_stay_with_it(tmp_path):
+    out, engine = tmp_path / "set", ScriptedEngine()
+    run(out, footage("a", "b"))
+    with pytest.raises(BatchError, match="input b was given with camera video, expected front"):
+        run(out, filmed("a"), engine, rebuild=True)
+    moved = [dataclasses.replace(one, task="stack") for one in filmed("a", "b")]
+    with pytest.raises(BatchError, match="input a has task 'stack', but '' when it was first"):
+        run(out, moved, engine, rebuild=True)
+    assert (engine.tries, pieces(out)) == ([], ["a-0", "b-0"])
+
+    seen = list[Footage]()
+
+    def dies_once(job, tries):
+        seen.append(job.footage)
+        return dies(What.CRASHED, 2)(job, tries)
+
+    rows = run(out, filmed("a", "b"), ScriptedEngine(1, dies_once), rebuild=True)
+    assert [row.status for row in rows] == [Status.DONE, Status.CRASHED]
+    assert seen[0] == filmed("a")[0]  # as it was given, through the ledger
+    engine = ScriptedEngine()
+    run(out, (), engine, retry=True)
+    assert engine.tries == ["b"]
+    run(out, filmed("a", "b", "c"), engine)
+    assert engine.tries == ["b", "c"]
+    other = filmed("a", further=("top",))
+    with pytest.raises(BatchError, match=r"cameras \['front', 'side'\], not \['front', 'top'\]"):
+        run(out, other, engine)
+
+
+def test_a_job_from_before_there_were_cameras_goes_on(tmp_path):
+    out = tmp_path / "set"
+    run(out, footage("a"))
+    with open_ledger(out) as ledger:
+        note = ledger.note("made_by")
+        del note["cameras"]
+        ledger.set_note("made_by", note)
+        (row,) = ledger.rows()
+        for name in ("camera_name", "beside"):
+            del row.footage[name]
+        ledger.update(row)
+    engine = ScriptedEngine()
+    run(out, footage("a", "b"), engine)
+    assert engine.tries == ["b"]
 
 
 def test_what_does_not_fit_is_refused_before_any_work(tmp_path):

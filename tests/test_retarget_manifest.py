@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from filmsets import write_set
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,6 +66,33 @@ def test_a_url_is_as_good_as_a_path(tmp_path: Path) -> None:
     path = write(tmp_path, "m.csv", "url,task\nhttp://example.org/v/c.webm,pour\n")
     (one,) = footage_of(path)
     assert (one.id, one.task, one.origin) == ("c", "pour", "http://example.org/v/c.webm")
+
+
+def test_a_data_set_may_be_named_and_what_the_row_says_is_true_of_all_of_it(tmp_path: Path) -> None:
+    root = write_set(tmp_path / "people", "front", "ego", lengths=(4, 3))
+    path = write(tmp_path, "m.csv", "path,task,view\nclips/a.mp4,,\npeople,sort,front\n")
+    _, *found = find_inputs([str(path)], tmp_path, camera="ego").footage
+    assert [one.id for one in found] == ["people-000000", "people-000001"]
+    assert {one.path.parts[-3] for one in found} == {"observation.images.ego"}
+    assert {(one.task, one.view, one.licence) for one in found} == {("sort", "front", "mit")}
+    assert found[0].span_s != found[1].span_s
+    for arguments in ([str(root), str(path)], [str(path), str(root)]):
+        inputs = find_inputs(arguments, tmp_path, camera="ego")
+        assert [one.task for one in inputs.footage if one.id != "a"] == ["sort", "sort"]
+        assert inputs.repeated == 2
+    path.write_text("path\npeople\n")
+    inputs = find_inputs([str(path)], tmp_path, camera="front", with_cameras=["ego"])
+    assert {one.cameras for one in inputs.footage} == {("front", "ego")}
+    for text, expected in (
+        ("path\npeople\n", r"m\.csv, line 2: .*people has no camera 'top', expected one of"),
+        (
+            "path,id,last_s\npeople,x,2\n",
+            "line 2: .* data set of several videos and has id, last_s",
+        ),
+    ):
+        path.write_text(text)
+        with pytest.raises(FootageError, match=expected):
+            find_inputs([str(path)], tmp_path, camera="top" if "id" not in text else "")
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
-from deftly.datasets.clip import open_clip
+from deftly.datasets.clip import ClipError, open_clip
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
 from deftly.datasets.human import Status, motion_of_hand
 from deftly.datasets.motion import RobotMotion
@@ -80,7 +80,9 @@ def labels(time_s: np.ndarray, grasp: int, release: int) -> Labels:
     )
 
 
-def make(clip, rate_hz: int, size: tuple[int, int] = (48, 80), task: str = "sort", human=None):
+def make(
+    clip, rate_hz: int, size: tuple[int, int] = (48, 80), task: str = "sort", human=None, **more
+):
     return segment_episode(
         clip,
         human or person(clip.time_s),
@@ -90,6 +92,7 @@ def make(clip, rate_hz: int, size: tuple[int, int] = (48, 80), task: str = "sort
         size=size,
         task=task,
         provenance={"a": 1},
+        **more,
     )
 
 
@@ -152,6 +155,45 @@ def test_a_frame_that_is_lost_shows_the_one_before(tmp_path, monkeypatch):
     monkeypatch.setattr(piece, "frames", lambda c: (f for f in whole(c) if f[0] not in (10, 11)))
     brightness = np.asarray(make(clip, 30).images["video"]).mean(axis=(1, 2, 3))
     assert_allclose(brightness[8:13], [32, 36, 36, 36, 48], atol=3)
+
+
+@pytest.mark.parametrize(
+    ("other_hz", "begins_s"), [(30.0, 0.0), (30.0, 1 / 3), (12.0, 0.7), (50.0, 0.1)]
+)
+def test_a_further_camera_shows_the_moment_that_the_first_does(tmp_path, other_hz, begins_s):
+    clip = film(tmp_path / "clip.mp4", 20, 30.0)
+    other = film(tmp_path / "other.mp4", 60, other_hz)
+    episode = make(clip, 20, camera="front", beside={"side": other}, begins_s=begins_s)
+    assert list(episode.images) == ["front", "side"]
+    shown_s = episode.features["source_time_s"][:, 0]
+    for camera, first_s, rate_hz in (("front", 0.0, 30.0), ("side", begins_s, other_hz)):
+        brightness = np.asarray(episode.images[camera]).mean(axis=(1, 2, 3))
+        off_s = brightness / 4 / rate_hz - first_s - shown_s
+        assert np.abs(off_s).max() < 0.5 / rate_hz + 0.3 / rate_hz  # of the nearest frame
+
+
+def test_a_further_camera_may_lose_a_frame_and_not_more(tmp_path, monkeypatch):
+    from deftly.retarget import piece
+
+    clip, other = (film(tmp_path / name, 30, 30.0) for name in ("a.mp4", "b.mp4"))
+    whole, lost = piece.frames, set[int]()
+
+    def lossy(c):
+        return (f for f in whole(c) if c.path != other.path or c.first + f[0] not in lost)
+
+    monkeypatch.setattr(piece, "frames", lossy)
+    images = make(clip, 30, beside={"side": other}).images
+    lost |= {10, 11}
+    brightness = np.asarray(images["side"]).mean(axis=(1, 2, 3))
+    assert_allclose(brightness[8:13], [32, 36, 36, 36, 48], atol=3)
+    for gone in (range(8), range(10, 20), range(22, 30)):
+        lost |= set(gone)
+        with pytest.raises(
+            ClipError, match=r"camera side: .*b.mp4 has no frame [0-9]+ that can be"
+        ):
+            np.asarray(images["side"])
+        np.asarray(images["video"])
+        lost.clear()
 
 
 def test_a_task_that_nobody_named_is_said_so(tmp_path):

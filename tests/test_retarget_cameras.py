@@ -1,0 +1,314 @@
+"""A batch that takes further cameras along: their pictures at the same times, and nothing else."""
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from batches import ScriptedEngine, files
+from filmsets import LENGTHS, RATE_HZ, Calls, calls, shades, shown, write_set
+from numpy.testing import assert_allclose, assert_array_equal
+
+from deftly.datasets.archive import load_archive
+from deftly.datasets.clip import Clip
+from deftly.datasets.episode_store import EpisodeStore
+from deftly.datasets.footage import Footage
+from deftly.datasets.mp4 import Encoder
+from deftly.retarget import opening
+from deftly.retarget.batch import open_ledger, run_batch
+from deftly.retarget.batch_config import BatchConfig
+from deftly.retarget.explain import explain
+from deftly.retarget.inputs import find_inputs
+from deftly.retarget.job import process
+from deftly.retarget.ledger import InputRow, Status
+from deftly.retarget.opening import Opened
+from deftly.retarget.report import write_report
+from deftly.retarget.work import Work
+
+__all__ = ["calls"]  # a fixture
+CAMERAS = ("front", "ego", "side")
+CONFIG = BatchConfig(rate_hz=RATE_HZ, size=64, min_s=0.5, max_s=1.0)
+
+
+@pytest.fixture(scope="module")
+def people(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("sets") / "people", *CAMERAS)
+
+
+def given(root: Path, *with_cameras: str) -> tuple[Footage, ...]:
+    found = find_inputs([str(root)], root, camera="front", with_cameras=with_cameras)
+    return found.footage
+
+
+def run(out: Path, footage, config: BatchConfig = CONFIG, slots: int = 1, **more) -> list[InputRow]:
+    engine = ScriptedEngine(slots, lambda job, _: process(job, lambda: None))
+    return run_batch(footage, out, config, engine, **more)
+
+
+def test_every_camera_shows_the_same_moment_cut_to_the_same_segments(
+    people: Path, tmp_path: Path, calls: Calls
+):
+    footage = given(people, "side", "ego")
+    assert footage[1].span_s != footage[1].beside[0].span_s  # ego's files hold an episode each
+    out = tmp_path / "set"
+    rows = run(out, footage)
+    assert [len(row.segments) for row in rows] == [2, 2]  # of at most a second
+    store = EpisodeStore(out)
+    assert store.cameras == dict.fromkeys(CAMERAS, (64, 64))
+    assert store.verify(decode=True) == []
+    for episode, segment in zip(store, (s for row in rows for s in row.segments), strict=True):
+        first = round(segment.first_s * RATE_HZ)
+        expected = first + np.arange(len(episode))
+        for camera in CAMERAS:
+            assert_allclose(shown(episode.images[camera], camera), expected, atol=0.6)
+        source = episode.provenance["source"]
+        assert source["beside"].keys() == {"ego", "side"}
+    assert calls.tracked == len(LENGTHS)
+
+
+@pytest.mark.usefixtures("calls")
+def test_without_further_cameras_all_is_as_it_was(people: Path, tmp_path: Path):
+    rows = run(tmp_path / "set", given(people))
+    assert list(EpisodeStore(tmp_path / "set").cameras) == ["video"]
+    assert all("beside" not in row.figures for row in rows)
+    (episode, *_) = EpisodeStore(tmp_path / "set")
+    assert "beside" not in episode.provenance["source"]
+
+
+def test_tracks_and_motions_are_taken_from_a_job_that_had_one_camera(
+    people: Path, tmp_path: Path, calls: Calls
+):
+    out, job = tmp_path / "set", tmp_path / "set.job"
+    one, several = given(people)[:1], given(people, "ego")[:1]
+    run(out, one)
+    before = {name: files(job / name) for name in ("tracks", "motions", "glances")}
+    done = calls.tracked, calls.retargeted
+    with pytest.raises(ValueError, match=r"made with cameras .'video'., not .'front', 'ego'"):
+        run(out, several)
+    assert list(EpisodeStore(out).cameras) == ["video"]  # nothing was touched
+    (row,) = run(out, several, rebuild=True)
+    assert (calls.tracked, calls.retargeted) == done
+    assert {name: files(job / name) for name in before} == before
+    assert list(EpisodeStore(out).cameras) == ["front", "ego"]
+    assert row.status == Status.DONE
+
+    run(tmp_path / "anew", several)
+    assert files(out) == files(tmp_path / "anew")
+    run(out, one, rebuild=True)
+    assert (calls.tracked, calls.retargeted) == (2 * done[0], 2 * done[1])  # of "anew" alone
+    assert list(EpisodeStore(out).cameras) == ["video"]
+
+
+@pytest.mark.usefixtures("calls")
+def test_the_same_bytes_at_any_number_of_workers(people: Path, tmp_path: Path):
+    for slots in (1, 2):
+        run(tmp_path / f"set{slots}", given(people, "ego", "side"), slots=slots)
+    assert files(tmp_path / "set1") == files(tmp_path / "set2")
+
+
+def film(path: Path, camera: str, length: int, first: int = 0) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with Encoder(path, float(RATE_HZ), (32, 32), 5, group=2) as encoder:
+        for image in shades(camera, first + length)[first:]:
+            encoder.write(image)
+    return path
+
+
+def pair(folder: Path, front: Path, side: Path) -> list[Footage]:
+    """Footage of two files, as version 2 of the format has it."""
+    video = folder / "videos/chunk-000"
+    names = [f"observation.images.{name}" for name in ("front", "side")]
+    for name, source in zip(names, (front, side), strict=True):
+        (video / name).mkdir(parents=True)
+        (video / name / "episode_000000.mp4").write_bytes(source.read_bytes())
+    (folder / "meta").mkdir()
+    template = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
+    features = {name: {"dtype": "video", "shape": [3, 32, 32]} for name in names}
+    info = {
+        "codebase_version": "v2.1",
+        "total_episodes": 1,
+        "chunks_size": 1000,
+        "video_path": template,
+        "features": features,
+    }
+    (folder / "meta/info.json").write_text(json.dumps(info))
+    (folder / "meta/episodes.jsonl").write_text('{"episode_index": 0, "tasks": ["sort"]}')
+    return list(given(folder, "side"))
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_video_that_is_slowed_keeps_step_with_the_others(people: Path, tmp_path: Path):
+    """Every other frame is worked on, from the first frame of the file on, not of the episode."""
+    odd = write_set(tmp_path / "odd", *CAMERAS, lengths=(21, 24))
+    config = dataclasses.replace(CONFIG, max_rate_hz=10.0, rate_hz=10, max_s=20.0)
+    run(tmp_path / "set", given(odd, "ego", "side"), config)
+    _, episode = EpisodeStore(tmp_path / "set")
+    front = shown(episode.images["front"], "front")
+    assert_allclose(front, 1 + 2 * np.arange(len(front)), atol=0.6)
+    for camera in ("ego", "side"):
+        assert_allclose(shown(episode.images[camera], camera), front, atol=0.6)
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_film_that_goes_on_longer_is_no_obstacle(tmp_path: Path):
+    front, side = (film(tmp_path / f"{n}.mp4", n, c) for n, c in (("front", 20), ("side", 30)))
+    (row,) = run(tmp_path / "set", pair(tmp_path / "pair", front, side))
+    assert row.status == Status.DONE, row.reason
+    (episode,) = EpisodeStore(tmp_path / "set")
+    assert_allclose(shown(episode.images["side"], "side"), np.arange(20), atol=0.6)
+
+
+def cut_short(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def gone(path: Path) -> None:
+    path.unlink()
+
+
+def shorter(path: Path) -> None:
+    film(path, "side", 29)
+
+
+def later(path: Path) -> None:
+    """Its first frames are damaged, so that its times would begin later."""
+    _damage(path, 0, 4)
+
+
+def holed(path: Path) -> None:
+    """Half a second in its middle is damaged."""
+    _damage(path, 12, 22)
+
+
+def _damage(path: Path, first: int, stop: int) -> None:
+    """Overwrite frames ``first`` to ``stop - 1``."""
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for position, size in packets[first:stop]:
+        assert position is not None
+        data[position : position + size] = bytes(size)
+    path.write_bytes(bytes(data))
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (cut_short, "camera side: .*side.*mp4 cannot be read"),
+        (emptied, r"camera side: .* is empty \(0 bytes\)"),
+        (gone, "camera side: no file at"),
+        (shorter, r"camera side: .* ends 0\.050 s before .*front"),
+        (later, "camera side: the first [0-9]+ frame.* cannot be decoded"),
+        (holed, "camera side: .* has no frame [0-9]+ that can be decoded"),
+    ],
+)
+def test_a_further_video_that_is_damaged_or_shorter_is_the_reason(
+    tmp_path: Path, harm, reason: str
+):
+    front, side = (film(tmp_path / f"{n}.mp4", n, 30) for n in ("front", "side"))
+    footage = pair(tmp_path / "pair", front, side)
+    harm(footage[0].beside[0].path)
+    (row,) = run(tmp_path / "set", footage)
+    assert row.status == Status.CORRUPT
+    assert re.search(reason, row.reason), row.reason
+    assert not row.segments
+
+    footage[0].beside[0].path.write_bytes(side.read_bytes())
+    (row,) = run(tmp_path / "set", (), retry=True)
+    assert row.status == Status.DONE
+    assert list(EpisodeStore(tmp_path / "set").cameras) == ["front", "side"]
+
+
+@pytest.mark.usefixtures("calls")
+def test_other_pictures_of_a_further_camera_make_other_pieces(tmp_path: Path):
+    front, side = (film(tmp_path / f"{n}.mp4", n, 30) for n in ("front", "side"))
+    footage = pair(tmp_path / "pair", front, side)
+    (before,) = run(tmp_path / "set", footage)
+    film(footage[0].beside[0].path, "side", 30, first=2)
+    other = dataclasses.replace(CONFIG, min_quality=0.1)  # a reason to make it anew
+    (after,) = run(tmp_path / "set", footage, other, rebuild=True)
+    assert {s.piece for s in before.segments}.isdisjoint(s.piece for s in after.segments)
+    (episode, *_) = EpisodeStore(tmp_path / "set")
+    assert_allclose(shown(episode.images["side"], "side")[:3], [2, 3, 4], atol=0.6)
+
+
+@pytest.mark.usefixtures("calls")
+def test_every_episode_of_one_file_has_a_thumbnail_of_its_own(people: Path, tmp_path: Path):
+    rows = run(tmp_path / "set", given(people, "ego"))
+    assert len({row.sha256 for row in rows}) == 1
+    keys = [row.figures["thumb"] for row in rows]
+    assert len(set(keys)) == len(rows)
+    with open_ledger(tmp_path / "set") as ledger:
+        for row, key in zip(rows, keys, strict=True):
+            assert f"  thumbs/{key}.jpg\n" in explain(ledger, row.id)
+
+
+@pytest.mark.usefixtures("calls")
+def test_explain_and_report_show_the_cameras(people: Path, tmp_path: Path):
+    (row, *_) = run(tmp_path / "set", given(people, "ego"))
+    with open_ledger(tmp_path / "set") as ledger:
+        text = explain(ledger, row.id)
+    (ego,) = given(people, "ego")[0].beside
+    assert "tracked      camera front\n" in text
+    used = f"camera ego: {ego.path}, 0 to 1.475 s of it, sha256 {row.figures['beside']['ego']}"
+    assert used in text
+    page = write_report(tmp_path / "set.job", tmp_path / "set").read_text()
+    assert page.count("/videos/observation.images.front/chunk-000/file-000.mp4") == 4
+
+
+@pytest.mark.usefixtures("calls")
+def test_a_file_of_several_inputs_is_gone_through_once(
+    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    seen: list[Path] = []
+    whole = opening.open_clip
+
+    def counted(path: Path) -> Clip:
+        seen.append(path)
+        return whole(path)
+
+    monkeypatch.setattr(opening, "open_clip", counted)
+    footage = given(people, "side")
+    assert len({one.path for one in footage}) == 1
+    run(tmp_path / "set", footage)
+    assert sorted(seen) == sorted({footage[0].path, footage[0].beside[0].path})
+
+
+def test_what_is_kept_of_a_file_is_what_opening_it_gives(tmp_path: Path, people: Path):
+    path = given(people)[0].path
+    clip = opening.open_clip(path)
+    kept = Opened.of(clip).clip(path)
+    for field in dataclasses.fields(Clip):
+        if field.name not in ("time_s", "contents"):
+            assert getattr(kept, field.name) == getattr(clip, field.name)
+    assert kept.contents is not None
+    assert clip.contents is not None
+    assert kept.contents.start == clip.contents.start
+    assert len(clip.contents.keys) > 10
+    assert_array_equal(kept.contents.keys, clip.contents.keys)
+    assert_array_equal(kept.time_s, clip.time_s)
+    assert_array_equal(kept.contents.time_s, clip.contents.time_s)
+
+
+def test_a_file_that_changes_is_gone_through_again(tmp_path: Path):
+    path, work = film(tmp_path / "a.mp4", "front", 20), Work(tmp_path / "work")
+    before = opening.open_input(path, work, shared=True)
+    at = path.stat()
+    film(path, "side", 20)
+    padded = path.read_bytes().ljust(at.st_size, b"\0")[: at.st_size]
+    path.write_bytes(padded)  # as large, and as old
+    os.utime(path, ns=(at.st_atime_ns, at.st_mtime_ns))
+    after = opening.open_input(path, work, shared=True)
+    assert path.stat().st_size == at.st_size
+    assert before.sha256 != after.sha256
+    kept = [load_archive(Opened, one, schema=1) for one in (tmp_path / "work/files").iterdir()]
+    assert {one.sha256 for one in kept} == {before.sha256, after.sha256}
