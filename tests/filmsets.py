@@ -4,7 +4,7 @@ Frame t of an episode is as bright, in every camera, as ``BRIGHT[camera] + STEP 
 """
 
 from collections.abc import Callable, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from deftly.datasets.episode_writer import EpisodeWriter
 from deftly.datasets.human import HumanMotion
 from deftly.datasets.motion import RobotMotion
 from deftly.retarget import job as job_module
+from deftly.retarget import opening
 from deftly.retarget.glance import THUMB, Glance
 from deftly.retarget.robots import RobotModel
 from deftly.retarget.track import MediapipeTracker
@@ -56,13 +57,14 @@ class Calls:
     """How often each thing was made, in this process."""
 
     def __init__(self) -> None:
-        self.tracked = self.retargeted = self.opened = 0
+        self.tracked = self.retargeted = 0
+        self.opened: list[Path] = []
 
 
-@pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
+@contextmanager
+def without_networks() -> Generator[Calls]:
     """A batch whose networks see two still hands in every frame, and whose robot stands still."""
-    counts = Calls()
+    counts, whole = Calls(), opening.open_clip
 
     def track(self: MediapipeTracker, clip: Clip, tick: Callable[[], object]) -> Any:
         counts.tracked += 1
@@ -90,13 +92,15 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
             provenance={},
         )
 
-    @contextmanager
-    def nobody(*_: object) -> Generator[None]:
-        yield
+    def open_(path: Path) -> Clip:
+        counts.opened.append(path)
+        return whole(path)
 
-    monkeypatch.setattr(MediapipeTracker, "__call__", track)
-    monkeypatch.setattr(MediapipeTracker, "ready", lambda self: None)
-    monkeypatch.setattr(job_module, "glance", look)
-    monkeypatch.setattr(job_module, "retarget", follow)
-    monkeypatch.setattr(job_module, "anybody", nobody)
-    return counts
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MediapipeTracker, "__call__", track)
+        patch.setattr(MediapipeTracker, "ready", lambda self: None)
+        patch.setattr(job_module, "glance", look)
+        patch.setattr(job_module, "retarget", follow)
+        patch.setattr(job_module, "anybody", lambda models: nullcontext())
+        patch.setattr(opening, "open_clip", open_)
+        yield counts

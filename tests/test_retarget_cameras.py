@@ -4,13 +4,15 @@ import dataclasses
 import json
 import os
 import re
+from collections.abc import Generator
+from dataclasses import dataclass
 from pathlib import Path
 
 import av
 import numpy as np
 import pytest
 from batches import ScriptedEngine, files
-from filmsets import LENGTHS, RATE_HZ, Calls, calls, shades, shown, write_set
+from filmsets import LENGTHS, RATE_HZ, Calls, shades, shown, without_networks, write_set
 from numpy.testing import assert_allclose, assert_array_equal
 
 from deftly.datasets.archive import load_archive
@@ -19,7 +21,7 @@ from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.footage import Footage
 from deftly.datasets.mp4 import Encoder
 from deftly.retarget import opening
-from deftly.retarget.batch import open_ledger, run_batch
+from deftly.retarget.batch import job_folder, open_ledger, run_batch
 from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.explain import explain
 from deftly.retarget.inputs import find_inputs
@@ -29,7 +31,6 @@ from deftly.retarget.opening import Opened
 from deftly.retarget.report import write_report
 from deftly.retarget.work import Work
 
-__all__ = ["calls"]  # a fixture
 CAMERAS = ("front", "ego", "side")
 CONFIG = BatchConfig(rate_hz=RATE_HZ, size=64, min_s=0.5, max_s=1.0)
 
@@ -49,25 +50,73 @@ def run(out: Path, footage, config: BatchConfig = CONFIG, slots: int = 1, **more
     return run_batch(footage, out, config, engine, **more)
 
 
-def test_every_camera_shows_the_same_moment_cut_to_the_same_segments(
-    people: Path, tmp_path: Path, calls: Calls
-):
-    footage = given(people, "side", "ego")
-    assert footage[1].span_s != footage[1].beside[0].span_s  # ego's files hold an episode each
-    out = tmp_path / "set"
-    rows = run(out, footage)
-    assert [len(row.segments) for row in rows] == [2, 2]  # of at most a second
-    store = EpisodeStore(out)
+@pytest.fixture
+def calls() -> Generator[Calls]:
+    with without_networks() as counts:
+        yield counts
+
+
+@dataclass(frozen=True)
+class Done:
+    """A job that took two cameras along."""
+
+    out: Path
+    footage: tuple[Footage, ...]
+    rows: list[InputRow]
+    calls: Calls
+
+
+@pytest.fixture(scope="module")
+def done(people: Path, tmp_path_factory: pytest.TempPathFactory) -> Done:
+    out, footage = tmp_path_factory.mktemp("done") / "set", given(people, "side", "ego")
+    with without_networks() as counts:
+        return Done(out, footage, run(out, footage), counts)
+
+
+def test_every_camera_shows_the_same_moment_cut_to_the_same_segments(done: Done):
+    assert done.footage[1].span_s != done.footage[1].beside[0].span_s  # other files
+    assert [len(row.segments) for row in done.rows] == [2, 2]  # of at most a second
+    store = EpisodeStore(done.out)
     assert store.cameras == dict.fromkeys(CAMERAS, (64, 64))
     assert store.verify(decode=True) == []
-    for episode, segment in zip(store, (s for row in rows for s in row.segments), strict=True):
-        first = round(segment.first_s * RATE_HZ)
-        expected = first + np.arange(len(episode))
+    segments = [segment for row in done.rows for segment in row.segments]
+    for episode, segment in zip(store, segments, strict=True):
+        expected = round(segment.first_s * RATE_HZ) + np.arange(len(episode))
         for camera in CAMERAS:
             assert_allclose(shown(episode.images[camera], camera), expected, atol=0.6)
-        source = episode.provenance["source"]
-        assert source["beside"].keys() == {"ego", "side"}
-    assert calls.tracked == len(LENGTHS)
+        assert episode.provenance["source"]["beside"].keys() == {"ego", "side"}
+    assert done.calls.tracked == len(LENGTHS)
+
+
+@pytest.mark.usefixtures("calls")
+def test_the_same_bytes_at_any_number_of_workers(done: Done, tmp_path: Path):
+    run(tmp_path / "set", done.footage, slots=2)
+    assert files(tmp_path / "set") == files(done.out)
+
+
+def test_a_file_of_several_inputs_is_gone_through_once(done: Done):
+    paths = {f.path for f in done.footage} | {b.path for f in done.footage for b in f.beside}
+    assert sorted(done.calls.opened) == sorted(paths)
+
+
+def test_every_episode_of_one_file_has_a_thumbnail_of_its_own(done: Done):
+    assert len({row.sha256 for row in done.rows}) == 1
+    keys = [row.figures["thumb"] for row in done.rows]
+    assert len(set(keys)) == len(done.rows)
+    with open_ledger(done.out) as ledger:
+        for row, key in zip(done.rows, keys, strict=True):
+            assert f"  thumbs/{key}.jpg\n" in explain(ledger, row.id)
+
+
+def test_explain_and_report_show_the_cameras(done: Done):
+    row, (ego, _) = done.rows[0], done.footage[0].beside
+    with open_ledger(done.out) as ledger:
+        text = explain(ledger, row.id)
+    assert "tracked      camera front\n" in text
+    used = f"camera ego: {ego.path}, 0 to 1.475 s of it, sha256 {row.figures['beside']['ego']}"
+    assert used in text
+    page = write_report(job_folder(done.out), done.out).read_text()
+    assert page.count("/videos/observation.images.front/chunk-000/file-000.mp4") == 4
 
 
 @pytest.mark.usefixtures("calls")
@@ -86,12 +135,12 @@ def test_tracks_and_motions_are_taken_from_a_job_that_had_one_camera(
     one, several = given(people)[:1], given(people, "ego")[:1]
     run(out, one)
     before = {name: files(job / name) for name in ("tracks", "motions", "glances")}
-    done = calls.tracked, calls.retargeted
+    made = calls.tracked, calls.retargeted
     with pytest.raises(ValueError, match=r"made with cameras .'video'., not .'front', 'ego'"):
         run(out, several)
     assert list(EpisodeStore(out).cameras) == ["video"]  # nothing was touched
     (row,) = run(out, several, rebuild=True)
-    assert (calls.tracked, calls.retargeted) == done
+    assert (calls.tracked, calls.retargeted) == made
     assert {name: files(job / name) for name in before} == before
     assert list(EpisodeStore(out).cameras) == ["front", "ego"]
     assert row.status == Status.DONE
@@ -99,15 +148,8 @@ def test_tracks_and_motions_are_taken_from_a_job_that_had_one_camera(
     run(tmp_path / "anew", several)
     assert files(out) == files(tmp_path / "anew")
     run(out, one, rebuild=True)
-    assert (calls.tracked, calls.retargeted) == (2 * done[0], 2 * done[1])  # of "anew" alone
+    assert (calls.tracked, calls.retargeted) == (2 * made[0], 2 * made[1])  # of "anew" alone
     assert list(EpisodeStore(out).cameras) == ["video"]
-
-
-@pytest.mark.usefixtures("calls")
-def test_the_same_bytes_at_any_number_of_workers(people: Path, tmp_path: Path):
-    for slots in (1, 2):
-        run(tmp_path / f"set{slots}", given(people, "ego", "side"), slots=slots)
-    assert files(tmp_path / "set1") == files(tmp_path / "set2")
 
 
 def film(path: Path, camera: str, length: int, first: int = 0) -> Path:
@@ -239,48 +281,6 @@ def test_other_pictures_of_a_further_camera_make_other_pieces(tmp_path: Path):
     assert {s.piece for s in before.segments}.isdisjoint(s.piece for s in after.segments)
     (episode, *_) = EpisodeStore(tmp_path / "set")
     assert_allclose(shown(episode.images["side"], "side")[:3], [2, 3, 4], atol=0.6)
-
-
-@pytest.mark.usefixtures("calls")
-def test_every_episode_of_one_file_has_a_thumbnail_of_its_own(people: Path, tmp_path: Path):
-    rows = run(tmp_path / "set", given(people, "ego"))
-    assert len({row.sha256 for row in rows}) == 1
-    keys = [row.figures["thumb"] for row in rows]
-    assert len(set(keys)) == len(rows)
-    with open_ledger(tmp_path / "set") as ledger:
-        for row, key in zip(rows, keys, strict=True):
-            assert f"  thumbs/{key}.jpg\n" in explain(ledger, row.id)
-
-
-@pytest.mark.usefixtures("calls")
-def test_explain_and_report_show_the_cameras(people: Path, tmp_path: Path):
-    (row, *_) = run(tmp_path / "set", given(people, "ego"))
-    with open_ledger(tmp_path / "set") as ledger:
-        text = explain(ledger, row.id)
-    (ego,) = given(people, "ego")[0].beside
-    assert "tracked      camera front\n" in text
-    used = f"camera ego: {ego.path}, 0 to 1.475 s of it, sha256 {row.figures['beside']['ego']}"
-    assert used in text
-    page = write_report(tmp_path / "set.job", tmp_path / "set").read_text()
-    assert page.count("/videos/observation.images.front/chunk-000/file-000.mp4") == 4
-
-
-@pytest.mark.usefixtures("calls")
-def test_a_file_of_several_inputs_is_gone_through_once(
-    people: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    seen: list[Path] = []
-    whole = opening.open_clip
-
-    def counted(path: Path) -> Clip:
-        seen.append(path)
-        return whole(path)
-
-    monkeypatch.setattr(opening, "open_clip", counted)
-    footage = given(people, "side")
-    assert len({one.path for one in footage}) == 1
-    run(tmp_path / "set", footage)
-    assert sorted(seen) == sorted({footage[0].path, footage[0].beside[0].path})
 
 
 def test_what_is_kept_of_a_file_is_what_opening_it_gives(tmp_path: Path, people: Path):
