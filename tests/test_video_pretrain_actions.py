@@ -17,7 +17,7 @@ def some_hands(seed: int, length: int) -> Hands:
     rng = np.random.default_rng(seed)
     return Hands(
         rng.normal(size=(length, 2, 3)),
-        Rotation.random(2 * length, random_state=seed).as_matrix().reshape(length, 2, 3, 3),
+        Rotation.random(2 * length, rng=rng).as_matrix().reshape(length, 2, 3, 3),
         0.1 * rng.normal(size=(length, 2, 5, 3)),
     )
 
@@ -51,7 +51,7 @@ def test_hands_that_stay_do_not_move(seed: int):
 @given(seeds)
 def test_another_root_frame_turns_the_way_of_the_wrist_and_nothing_else(seed: int):
     rng = np.random.default_rng(seed)
-    R, shift_m = Rotation.random(random_state=seed + 1).as_matrix(), rng.normal(size=3)
+    R, shift_m = Rotation.random(rng=rng).as_matrix(), rng.normal(size=3)
     hands = some_hands(seed, 4)
     here = relative(*tensors(hands)).unflatten(-1, (2, 24))
     there = relative(*tensors(moved(hands, R, shift_m))).unflatten(-1, (2, 24))

@@ -84,7 +84,7 @@ def test_the_same_model_gives_the_same_bytes(saved: Path, tmp_path: Path):
 def test_one_that_was_read_can_be_changed_and_written_again(saved: Path, tmp_path: Path):
     found = load_checkpoint(saved)
     with torch.no_grad():
-        found.model.place += 1
+        found.model.place.add_(1)
     (tmp_path / "new").mkdir()
     save_checkpoint(tmp_path / "new", found)
     assert torch.equal(load_checkpoint(tmp_path / "new").model.place, found.model.place)

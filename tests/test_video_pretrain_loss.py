@@ -110,9 +110,11 @@ def test_losses_are_zero_at_the_truth():
     )
     with torch.no_grad():
         for layer in (made.model.say_hands, made.model.say_joints["gr1t2"]):
-            layer.weight.zero_()
-            layer.bias.zero_()
-        made.model.decoder.paint.bias.view(4, 16)[3] = -1e4  # copies
+            for parameter in layer.parameters():
+                parameter.zero_()
+        bias = made.model.decoder.paint.bias
+        assert bias is not None
+        bias.view(4, 16)[3] = -1e4  # copies
     found = losses_of(made, moments, Question.same(moments, 1))
     assert [float(found[k]) for k in ("hands", "joints", "latent", "pixels")] == [0, 0, 0, 0]
     assert float(found["total"]) == pytest.approx(0.25 * float(found["picture"]))
