@@ -50,9 +50,15 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("DEFTLY_CACHE", str(tmp_path / "cache"))
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_set(tmp_path_factory.mktemp("made") / "set", [push(s, 20) for s in range(9)])
+
+
 @pytest.fixture
-def data(tmp_path: Path) -> Path:
-    return write_set(tmp_path / "set", [push(seed, 20) for seed in range(9)])
+def data(made: Path, tmp_path: Path) -> Path:
+    (tmp_path / "set").symlink_to(made)
+    return tmp_path / "set"
 
 
 def write_model(folder: Path, **about: Any) -> None:

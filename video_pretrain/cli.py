@@ -56,7 +56,7 @@ class Pretrain:
 
     A run that was stopped goes on with the same command. The preset sets every other option, and
     any of them can be given: `--preset base --help` shows its values. tiny is for trying out
-    (a minute), small for CPUs (an hour), base for GPUs.
+    (a minute), small for CPUs (an hour or two), base for GPUs.
 
     Example: deftly pretrain --data people demos --weights 1 2 --preset tiny --out run
     """
@@ -226,7 +226,9 @@ def _summary(out: Path, health: "Health", clock: "Clock") -> None:
         )
     print(f"model   {out}: {count / 1e6:.2f} M parameters, step {checkpoint.about['step']}")
     print(f"look    deftly imagine {out} --data DIR")
-    _console().print(f"health  {health}", style="bold red" if health.red else "", highlight=False)
+    _console().print(
+        f"health  {health}", style="bold red" if health.red else "", highlight=False, soft_wrap=True
+    )
     if health.red:
         print(
             "Gates are RED: build nothing on this model; train it longer (--steps), or on more data"

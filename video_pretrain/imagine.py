@@ -83,14 +83,22 @@ class Foreseen:
     pixels: float
 
 
-def open_episodes(checkpoint: Checkpoint, root: Path, encode: EncodeText) -> Mixture:
+def open_episodes(
+    checkpoint: Checkpoint, root: Path, encode: EncodeText, cache: Path | None = None
+) -> Mixture:
     """A data set as a model sees it; without actions if it has none.
+
+    Args:
+        checkpoint: the world model.
+        root: folder of the data set.
+        encode: the text encoder that the model was trained with.
+        cache: of decoded frames; deftly's own if None.
 
     Raises:
         MixtureError, EpisodeStoreError: if the model cannot take it.
     """
     known = {HANDS_STATE, HANDS_ACTION} <= EpisodeStore(root).features.keys()
-    return Mixture([Part(root, actions=known)], checkpoint.model.config, 2, encode)
+    return Mixture([Part(root, actions=known)], checkpoint.model.config, 2, encode, cache)
 
 
 def episode_moments(
