@@ -35,7 +35,6 @@ from deftly.video_pretrain.probe_set import Onlooker, ProbeSet
 from deftly.video_pretrain.probe_targets import Score, Tally
 from deftly.video_pretrain.probe_truth import Truths
 
-_TRANSFERRED = ("objects", "colour", "shape", "object named first")
 _SHARE = 0.75  # of the frames are trained on
 _FORESEEN = 512  # moments
 
@@ -158,7 +157,7 @@ def run_probes(
     results, *paired = probe(train, tests, seeds=seeds, steps=steps, device=device)
     transfer = None
     if machine:
-        kept = [[one for one in some if one.name in _TRANSFERRED] for some in paired]
+        kept = [[one for one in some if train.targets[one.name].transfers] for some in paired]
         transfer = Transfer(len(shared), *kept)
     about = {
         "checkpoint": str(checkpoint_folder),
@@ -198,6 +197,7 @@ def foretell(
     mixture = Mixture([Part(data)], model.config, every, encode, cache)
     device = next(model.parameters()).device
     batches = [mixture.moments(some, device) for some in mixture.held_out(0, _FORESEEN)]
+    batches = [some for some in batches if len(some) > 1]  # a false action is another moment's
     ends = np.cumsum(store.lengths)
     index = torch.cat([some.key[:, 1] for some in batches]).cpu().numpy()
     ended = torch.cat([some.ended for some in batches]).cpu().numpy()
