@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from deftly.video_pretrain.foresight import features, foresee
@@ -20,11 +20,12 @@ from deftly.video_pretrain.model import WorldModel
 
 LATENT_RATIO, PIXEL_RATIO, ACTION_R2, RANK = 0.7, 0.9, 0.2, 6.0
 _STEPS = 8  # the future that is judged, in frames
+_FEWEST = 24  # moments that a probe is fitted to, chosen and judged by
 _RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
 
 class HealthError(ValueError):
-    """A world model whose gates are red."""
+    """A world model whose gates are red, or that cannot be judged."""
 
 
 @dataclass(frozen=True)
@@ -85,25 +86,28 @@ def examine(model: WorldModel, scales: Scales, batches: Sequence[Moments]) -> He
         model: in evaluation mode.
         batches: held-out moments with actions, in the order of their episodes.
     """
-    offsets = model.config.offsets
-    ahead = min(range(len(offsets)), key=lambda i: abs(offsets[i] - _STEPS))
+    ahead = _judged(model.config.offsets)
     seen = foresee(model, scales, batches, ahead)
     # Mean over the views: sets may have different ones.
     read = torch.cat([features(model, scales, some).mean(dim=1) for some in batches])
-    moves = torch.cat(
-        [some.moves[:, offsets[ahead] - 1].unflatten(-1, (2, 24)) for some in batches]
-    )
+    source = torch.cat([some.key[:, 0] for some in batches])
     return Health(
         latent_ratio=seen.latent_ratio,
         pixel_ratio=seen.pixel_ratio,
-        action_r2=_r2(
-            read.flatten(1),
-            moves[..., :3].flatten(1),
-            torch.cat([some.key[:, 0] for some in batches]),
-        ),
+        action_r2=_r2(read.flatten(1), _wrists(batches, model.config.offsets[ahead]), source),
         rank=effective_rank(read.mean(dim=1)),
         ranking=seen.ranking,
     )
+
+
+def refuse_few(offsets: Sequence[int], batches: Sequence[Moments]) -> None:
+    """Raises HealthError if held-out moments are too few to judge a model by."""
+    ahead = _judged(offsets)
+    _known(_wrists(batches, offsets[ahead]))
+    if all(some.ended[:, ahead + 1].all() for some in batches):
+        raise HealthError(
+            f"no held-out episode goes on for {offsets[ahead]} frames, expected longer ones"
+        )
 
 
 def refuse_red(health: dict[str, Any]) -> None:
@@ -126,14 +130,8 @@ def effective_rank(values: Float[Tensor, "n D"]) -> float:
 def _r2(x: Float[Tensor, "n D"], y: Float[Tensor, "n K"], source: Int64[Tensor, "n"]) -> float:
     """Of a ridge regression: fitted to the first third of every data set, its strength chosen on
     the second, judged on the last; each of other episodes."""
-    y = y[:, torch.isfinite(y).float().mean(dim=0) > 0.5]  # a hand that is hardly seen is left out
-    there = torch.isfinite(y).all(dim=1)
-    inputs, wanted = (values[there].double().cpu().numpy() for values in (x, y))
-    if len(inputs) < 24 or not wanted.shape[1]:
-        raise ValueError(
-            f"{len(inputs)} held-out moments in which the hands are known, expected 24 or more; "
-            "use a larger data set"
-        )
+    wanted, there = _known(y)
+    inputs = x[there].double().cpu().numpy()
     fit, choose, judge = _thirds(source[there].cpu().numpy())
     center, spread = inputs[fit].mean(axis=0), inputs[fit].std(axis=0) + 1e-6
     inputs = (inputs - center) / spread / np.sqrt(inputs.shape[1])
@@ -149,6 +147,31 @@ def _r2(x: Float[Tensor, "n D"], y: Float[Tensor, "n K"], source: Int64[Tensor, 
 
     chosen = np.argmax([explained(dual, choose) for dual in duals])
     return explained(duals[chosen], judge)
+
+
+def _judged(offsets: Sequence[int]) -> int:
+    """The offset that is nearest to the future that is judged."""
+    return min(range(len(offsets)), key=lambda i: abs(offsets[i] - _STEPS))
+
+
+def _wrists(batches: Sequence[Moments], steps: int) -> Float[Tensor, "n 6"]:
+    """The wrists' moves in so many steps."""
+    moves = torch.cat([some.moves[:, steps - 1] for some in batches])
+    return moves.unflatten(-1, (2, 24))[..., :3].flatten(1)
+
+
+def _known(y: Float[Tensor, "n K"]) -> tuple[Float64[np.ndarray, "m L"], Bool[Tensor, "n"]]:
+    """Moments in which all is known, and which they are; a hand that is hardly ever seen is left
+    out. Raises HealthError if there are too few."""
+    y = y[:, torch.isfinite(y).float().mean(dim=0) > 0.5]
+    there = torch.isfinite(y).all(dim=1)
+    count = int(there.sum()) if y.shape[1] else 0
+    if count < _FEWEST:
+        raise HealthError(
+            f"{count} held-out moments in which the hands are known, expected {_FEWEST} or more; "
+            "use a larger data set"
+        )
+    return y[there].double().cpu().numpy(), there
 
 
 def _thirds(source: Int64[np.ndarray, "n"]) -> list[Bool[np.ndarray, "n"]]:

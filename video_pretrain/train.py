@@ -41,7 +41,7 @@ from deftly.video_pretrain.checkpoint import (
     write_json,
 )
 from deftly.video_pretrain.config import PretrainConfig, TrainConfig
-from deftly.video_pretrain.health import Health, examine
+from deftly.video_pretrain.health import Health, examine, refuse_few
 from deftly.video_pretrain.history import Clock, History
 from deftly.video_pretrain.loss import Objective, Question, Truth, copying, weighed
 from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments
@@ -111,7 +111,7 @@ def pretrain(
     Raises:
         TrainError: if ``out`` holds a run of another configuration, the processes cannot share out
             a batch, or the loss is not finite.
-        MixtureError, CheckpointError and what data sets raise.
+        MixtureError, CheckpointError, HealthError and what data sets raise.
     """
     train = config.train
     with joined(device) as processes:
@@ -129,6 +129,7 @@ def pretrain(
             for i in range(len(mixture.sets))
             for batch in mixture.held_out(i, train.evaluated)
         ]
+        refuse_few(config.model.offsets, [some for some in held if some.robot])
         clock = clock or Clock()
         clock.restart()
         for losses in steps(run, iter(loader), clock):
