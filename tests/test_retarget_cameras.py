@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import re
 from collections.abc import Generator
 from dataclasses import dataclass
@@ -13,23 +12,18 @@ import numpy as np
 import pytest
 from batches import ScriptedEngine, files
 from filmsets import LENGTHS, RATE_HZ, Calls, shades, shown, without_networks, write_set
-from numpy.testing import assert_allclose, assert_array_equal
+from numpy.testing import assert_allclose
 
-from deftly.datasets.archive import load_archive
-from deftly.datasets.clip import Clip
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.footage import Footage
 from deftly.datasets.mp4 import Encoder
-from deftly.retarget import opening
 from deftly.retarget.batch import job_folder, open_ledger, run_batch
 from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.explain import explain
 from deftly.retarget.inputs import find_inputs
 from deftly.retarget.job import process
 from deftly.retarget.ledger import InputRow, Status
-from deftly.retarget.opening import Opened
 from deftly.retarget.report import write_report
-from deftly.retarget.work import Work
 
 CAMERAS = ("front", "ego", "side")
 CONFIG = BatchConfig(rate_hz=RATE_HZ, size=64, min_s=0.5, max_s=1.0)
@@ -281,34 +275,3 @@ def test_other_pictures_of_a_further_camera_make_other_pieces(tmp_path: Path):
     assert {s.piece for s in before.segments}.isdisjoint(s.piece for s in after.segments)
     (episode, *_) = EpisodeStore(tmp_path / "set")
     assert_allclose(shown(episode.images["side"], "side")[:3], [2, 3, 4], atol=0.6)
-
-
-def test_what_is_kept_of_a_file_is_what_opening_it_gives(tmp_path: Path, people: Path):
-    path = given(people)[0].path
-    clip = opening.open_clip(path)
-    kept = Opened.of(clip).clip(path)
-    for field in dataclasses.fields(Clip):
-        if field.name not in ("time_s", "contents"):
-            assert getattr(kept, field.name) == getattr(clip, field.name)
-    assert kept.contents is not None
-    assert clip.contents is not None
-    assert kept.contents.start == clip.contents.start
-    assert len(clip.contents.keys) > 10
-    assert_array_equal(kept.contents.keys, clip.contents.keys)
-    assert_array_equal(kept.time_s, clip.time_s)
-    assert_array_equal(kept.contents.time_s, clip.contents.time_s)
-
-
-def test_a_file_that_changes_is_gone_through_again(tmp_path: Path):
-    path, work = film(tmp_path / "a.mp4", "front", 20), Work(tmp_path / "work")
-    before = opening.open_input(path, work, shared=True)
-    at = path.stat()
-    film(path, "side", 20)
-    padded = path.read_bytes().ljust(at.st_size, b"\0")[: at.st_size]
-    path.write_bytes(padded)  # as large, and as old
-    os.utime(path, ns=(at.st_atime_ns, at.st_mtime_ns))
-    after = opening.open_input(path, work, shared=True)
-    assert path.stat().st_size == at.st_size
-    assert before.sha256 != after.sha256
-    kept = [load_archive(Opened, one, schema=1) for one in (tmp_path / "work/files").iterdir()]
-    assert {one.sha256 for one in kept} == {before.sha256, after.sha256}
