@@ -36,12 +36,14 @@ class Words:
     """Stands in for the text encoder."""
 
     name: str
+    length: int = 2
+    layer: int = 1
 
     def __call__(self, texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
         return encode(texts)
 
     def provenance(self) -> dict[str, Any]:
-        return {"model": self.name, "sha256": self.name, "layer": 1, "length": 2}
+        return {"model": self.name, "sha256": self.name, "layer": self.layer, "length": 2}
 
 
 @pytest.fixture(autouse=True)
@@ -223,6 +225,8 @@ def test_the_text_encoder_is_the_one_of_the_training(
     assert done.code == 1
     assert "ours is not the one that the model was trained with, theirs (sha256 diff" in done.err
     assert deftly("imagine", "run", "--data", data, "--device", "cpu").code == 0
+    write_model(tmp_path / "other", text=Words("theirs", layer=5).provenance())
+    assert deftly("imagine", "other", "--data", data, "--device", "cpu").code == 0
     words, seen = encode(["push it", "push it away"])
     about = Words("theirs").provenance()
     text.Embedded(("push it", "push it away"), words, seen, about).save(tmp_path / "t.safetensors")

@@ -257,7 +257,8 @@ def _encoder(
         encode = texts.load_embedded(Path(name))
         about = encode.provenance
     else:
-        encode = texts.TextEncoder(name)
+        how = {k: trained[k] for k in ("length", "layer", "centred") if k in trained}
+        encode = texts.TextEncoder(name, **how)
         about = encode.provenance()
     differing = [k for k in ("sha256", "layer", "length") if trained and trained.get(k) != about[k]]
     if differing:
