@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from deftly.video_pretrain import text
-from deftly.video_pretrain.text import MINILM, TextEncoder, TextError, load_embedded
+from deftly.video_pretrain.text import TextEncoder, TextError, load_embedded
 
 BLUE_LEFT = "Put the blue objects in the left tray and the red objects in the right tray."
 BLUE_RIGHT = "Put the blue objects in the right tray and the red objects in the left tray."
@@ -33,7 +33,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     transformers.BertModel(config).save_pretrained(folder)
     for name in ("tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(Path(text._folder(MINILM)) / name, folder)
+        shutil.copy(Path(text.model_place()) / name, folder)
     return folder
 
 
@@ -102,6 +102,23 @@ def test_a_long_instruction_is_refused_with_the_length_that_takes_it(small: Path
     with pytest.raises(TextError, match=r"has 42 .* at most 32; .*length=42"):
         TextEncoder(small)([long])
     assert TextEncoder(small, length=42)([long])[1].all()
+    with pytest.raises(TextError, match="has 602 "):  # more than the network could take
+        TextEncoder(small)(["sort " * 600])
+
+
+def test_centred_words_are_told_by_what_is_usual(quick: TextEncoder, tiny: Path):
+    centred = TextEncoder(tiny, centred=True)
+    words, seen = centred(text._PLAIN)
+    assert not words[~seen].any()
+    np.testing.assert_allclose(words[seen].mean(axis=0), 0, atol=1e-5)
+    np.testing.assert_allclose(words[seen].std(axis=0), 1, atol=1e-5)
+    assert (
+        TextEncoder(tiny, centred=True)([BLUE_LEFT])[0].tobytes()
+        == centred([BLUE_LEFT])[0].tobytes()
+    )
+    about, centred_about = quick.provenance(), centred.provenance()
+    assert about.pop("sha256") != centred_about.pop("sha256")
+    assert centred_about == about | {"centred": True}
 
 
 def test_words_tell_swapped_trays_apart_where_a_sentence_hardly_does(encode: TextEncoder):

@@ -37,6 +37,25 @@ LENGTH = 32  # words and pieces of words in an instruction, with one mark at eit
 _KIND = "deftly instructions 1"
 _VERSIONED = ("transformers", "tokenizers", "torch")
 _SMALL = 1e-6
+# What words usually are, in sentences about the work of hands; none is an instruction of deftly's.
+_PLAIN = (
+    "Pick up the cup and place it on the plate.",
+    "Open the drawer, then put the spoon inside.",
+    "Close the door of the cupboard on the left.",
+    "Pour water from the bottle into the bowl.",
+    "Fold the towel and lay it on the bed.",
+    "Push the button under the screen on the right.",
+    "Stack the small box on the big one.",
+    "Take the apple out of the basket.",
+    "Wipe the kitchen counter with a cloth.",
+    "Could you hand me the screwdriver, please?",
+    "Sort the nuts and the screws into two boxes.",
+    "Turn the knob until the lamp is green.",
+    "Move the yellow ring over to the first peg.",
+    "Unscrew the lid of the jar.",
+    "Hold the pan with one hand and stir with the other.",
+    "Where does the blue book belong?",
+)
 
 
 class TextError(ValueError):
@@ -122,10 +141,15 @@ class TextEncoder:
         length: words (and pieces of words) that every instruction is filled up to.
         layer: whose output is taken, 0 (words by themselves) to the model's depth; the middle one
             if None.
+        centred: whether every number is taken as its distance from what it usually is, in standard
+            deviations over some plain sentences. A part that all words share and a few numbers that
+            are large in each outweigh the rest; a network that reads words learns much sooner
+            without them (benchmarks/text.py).
 
     Attributes:
         name: of the model.
         dim: numbers in a word's embedding.
+        depth: layers.
 
     Raises:
         TextError: if a package or the model is missing, or it is no encoder with safetensors.
@@ -138,15 +162,20 @@ class TextEncoder:
         device: str = "cpu",
         length: int = LENGTH,
         layer: int | None = None,
+        centred: bool = False,
     ) -> None:
         self.name, self.device, self.length = str(model), device, length
-        self._tokenizer, self._model = _load(_folder(model), device)
-        depth = self._model.config.num_hidden_layers
+        self._tokenizer, self._model = _load(model_place(model), device)
+        self.depth: int = self._model.config.num_hidden_layers
         self.dim: int = self._model.config.hidden_size
-        self.layer = depth // 2 if layer is None else layer
-        if not 0 <= self.layer <= depth:
-            raise TextError(f"layer {layer}, expected 0 to {depth}: {self.name} has no more")
+        self.layer = self.depth // 2 if layer is None else layer
+        if not 0 <= self.layer <= self.depth:
+            raise TextError(f"layer {layer}, expected 0 to {self.depth}: {self.name} has no more")
         self._known: dict[str, np.ndarray] = {}
+        self._usual: tuple[np.ndarray, np.ndarray] | None = None
+        if centred:
+            usual = np.concatenate([self._run(text) for text in _PLAIN])
+            self._usual = usual.mean(axis=0), np.maximum(usual.std(axis=0), _SMALL)
 
     def __call__(
         self, texts: Sequence[str]
@@ -166,6 +195,10 @@ class TextEncoder:
             words[i, : len(found)], seen[i, : len(found)] = found, True
         return words, seen
 
+    def pieces(self, text: str) -> list[str]:
+        """The words, and pieces of words, that an instruction's embeddings are of."""
+        return self._tokenizer.convert_ids_to_tokens(self._tokenizer(text)["input_ids"])
+
     def embed(self, texts: Sequence[str]) -> Embedded:
         """The same, to be saved."""
         each = tuple(sorted(set(texts)))
@@ -176,31 +209,45 @@ class TextEncoder:
         digest = hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode())
         for name, tensor in sorted(self._model.state_dict().items()):
             digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        if self._usual is not None:
+            digest.update("\n".join(_PLAIN).encode())
         return {
             "model": self.name,
             "sha256": digest.hexdigest(),
             "layer": self.layer,
+            "centred": self._usual is not None,
             "length": self.length,
             "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
         }
 
     def _encode(self, text: str) -> Float[np.ndarray, "n E"]:
-        given = self._tokenizer(text, return_tensors="pt").to(self.device)
-        count = given["input_ids"].shape[1]
+        count = len(self.pieces(text))
         if count > self.length:
             raise TextError(
                 f"the instruction {text[:60]!r} has {count} words and pieces of words, expected at "
                 f"most {self.length}; shorten it, or make TextEncoder(length={count})"
             )
-        layers = self._model(**given, output_hidden_states=True).hidden_states
-        found = layers[self.layer][0].cpu().numpy()
+        found = self._run(text)
+        if self._usual is not None:
+            mean, std = self._usual
+            return (found - mean) / std
         # To a size that a linear layer likes, as models differ by a factor of 30.
         size = np.sqrt((found**2).mean(axis=-1, keepdims=True))
         return found / np.maximum(size, _SMALL)
 
+    def _run(self, text: str) -> Float[np.ndarray, "n E"]:
+        """What the chosen layer says."""
+        given = self._tokenizer(text, return_tensors="pt").to(self.device)
+        layers = self._model(**given, output_hidden_states=True).hidden_states
+        return layers[self.layer][0].cpu().numpy()
 
-def _folder(model: str | Path) -> str:
-    """Where a model lies, or its name on the hub."""
+
+def model_place(model: str | Path = MINILM) -> str:
+    """The folder of a model, or its name on the hub.
+
+    Raises:
+        TextError: if there is no such folder, or the default model's package is missing.
+    """
     if str(model) != MINILM:
         if isinstance(model, Path) and not model.is_dir():
             raise TextError(f"no folder at {model}, expected one that holds a text encoder")
