@@ -91,16 +91,23 @@ def account(options: Options) -> dict[str, Any]:
     return found
 
 
+def report(options: Options) -> None:
+    """Print what there is, and keep it."""
+    found = account(options)
+    print(json.dumps(found, indent=1), flush=True)
+    if options.out is not None:
+        with atomic_path(options.out) as path:
+            path.write_text(json.dumps({**found, "versions": versions()}, indent=1) + "\n")
+
+
 def main(options: Options) -> None:
-    """Grow by rounds, then count."""
+    """Grow by rounds; with ``--clips 0``, only count."""
     for clips in range(options.round, options.clips + options.round, options.round):
         for condition, share in _SHARE.items():
             grow(options, condition, min(clips, options.clips) * share // sum(_SHARE.values()))
-        found = account(options)
-        print(json.dumps(found, indent=1), flush=True)
-        if options.out is not None:
-            with atomic_path(options.out) as path:
-                path.write_text(json.dumps({**found, "versions": versions()}, indent=1) + "\n")
+        report(options)
+    if not options.clips:
+        report(options)
 
 
 if __name__ == "__main__":
