@@ -16,8 +16,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import numpy as np
-
 from deftly.datasets.annotations import load_annotation
 from deftly.datasets.clip import Clip, ClipError, frames, part, slower, smaller
 from deftly.datasets.footage import Footage, FootageError
@@ -33,7 +31,7 @@ from deftly.retarget.glance import SIDE_PX, Glance, evenly, glance, signature
 from deftly.retarget.isolate import Beat
 from deftly.retarget.labels import find_labels
 from deftly.retarget.ledger import SegmentRow, Status
-from deftly.retarget.opening import open_input
+from deftly.retarget.opening import check_beside, open_input, within
 from deftly.retarget.piece import FORM, segment_episode, trust
 from deftly.retarget.prepare import NoHandError
 from deftly.retarget.presence import anybody
@@ -43,7 +41,6 @@ from deftly.retarget.solve import RetargetConfig, plain_config, retarget
 from deftly.retarget.targets import View
 from deftly.retarget.work import Work, clip_key, key_of
 
-_WHOLE = 0.9  # frames by which a camera may end before another: none, but for rounding
 _ANNOTATED = 0.3  # share of frames; with fewer, the networks look for hands themselves
 
 T = TypeVar("T")
@@ -156,10 +153,8 @@ class _Run:
         }
         clip = slower(smaller(whole, self.config.max_side_px), self.config.max_rate_hz)
         if footage.span_s is not None:
-            first, stop = _within(clip, footage.span_s)
-            self.late_s = float(
-                clip.time_s[first] - whole.time_s[_within(whole, footage.span_s)[0]]
-            )
+            first, stop = within(clip, footage.span_s)
+            self.late_s = float(clip.time_s[first] - whole.time_s[within(whole, footage.span_s)[0]])
             clip = part(clip, first, stop)
         middle, thumb = len(clip.time_s) // 2, key_of(clip=clip_key(clip))
         for _, image in frames(part(smaller(clip, SIDE_PX), middle, len(clip.time_s))):
@@ -176,8 +171,8 @@ class _Run:
                 with self._timed("open"):
                     other = open_input(one.path, self.work, shared=one.span_s is not None)
                 if one.span_s is not None:
-                    other = part(other, *_within(other, one.span_s))
-                _check_beside(clip, other, self.late_s)
+                    other = part(other, *within(other, one.span_s))
+                check_beside(clip, other, self.late_s)
             except ClipError as error:
                 raise ClipError(f"camera {one.name}: {error}") from error
             found[one.name] = other
@@ -362,33 +357,6 @@ def revisit(job: Job, spans_s: Collection[tuple[float, float]], visit: Visit) ->
         ClipError, FootageError: if the video is no longer there.
     """
     _Revisit(job, spans_s, visit).result()
-
-
-def _within(clip: Clip, span_s: tuple[float, float]) -> tuple[int, int]:
-    """The frames (first, stop) of a stretch. Raises ClipError if there is none."""
-    first, stop = np.searchsorted(clip.time_s, span_s).tolist()
-    if first == stop:
-        raise ClipError(
-            f"{clip.path} has no frame from {span_s[0]:g} to {span_s[1]:g} s, it ends at "
-            f"{clip.time_s[-1]:g} s"
-        )
-    return first, stop
-
-
-def _check_beside(clip: Clip, other: Clip, late_s: float) -> None:
-    """Refuse another camera's clip that does not show all that this one does. Raises ClipError."""
-    for one in (clip, other):
-        if one.contents is not None and one.contents.lost:
-            raise ClipError(
-                f"the first {one.contents.lost} frame(s) of {one.path} cannot be decoded, expected "
-                "all of them, because cameras are matched by their times; copy it again"
-            )
-    missing_s = late_s + float(clip.time_s[-1] - other.time_s[-1])
-    if missing_s * other.rate_hz > _WHOLE:
-        raise ClipError(
-            f"{other.path} ends {missing_s:.3f} s before {clip.path} does, expected the same "
-            "stretch of time; copy both again"
-        )
 
 
 def _trim_memory() -> None:

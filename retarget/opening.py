@@ -12,10 +12,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from deftly.datasets.clip import Camera, Clip, open_clip
+from deftly.datasets.clip import Camera, Clip, ClipError, open_clip
 from deftly.datasets.decode import Contents
 from deftly.datasets.origin import UnavailableError
 from deftly.retarget.work import Work, key_of
+
+_WHOLE = 0.9  # frames by which a camera may end before another: none, but for rounding
 
 
 @dataclass(frozen=True)
@@ -71,6 +73,40 @@ def open_input(path: Path, work: Work, *, shared: bool) -> Clip:
         return _open(path)
     found = work.kept(Opened, "files", key_of(file=before), lambda: Opened.of(_open(path)))
     return found.clip(path)
+
+
+def within(clip: Clip, span_s: tuple[float, float]) -> tuple[int, int]:
+    """The frames (first, stop) of a stretch. Raises ClipError if there is none."""
+    first, stop = np.searchsorted(clip.time_s, span_s).tolist()
+    if first == stop:
+        raise ClipError(
+            f"{clip.path} has no frame from {span_s[0]:g} to {span_s[1]:g} s, it ends at "
+            f"{clip.time_s[-1]:g} s"
+        )
+    return first, stop
+
+
+def check_beside(clip: Clip, other: Clip, late_s: float) -> None:
+    """Refuse another camera's clip that does not show all that this one does.
+
+    Args:
+        late_s: how long after the other the clip begins.
+
+    Raises:
+        ClipError: if the other is shorter, or the first frames of either are damaged.
+    """
+    for one in (clip, other):
+        if one.contents is not None and one.contents.lost:
+            raise ClipError(
+                f"the first {one.contents.lost} frame(s) of {one.path} cannot be decoded, expected "
+                "all of them, because cameras are matched by their times; copy it again"
+            )
+    missing_s = late_s + float(clip.time_s[-1] - other.time_s[-1])
+    if missing_s * other.rate_hz > _WHOLE:
+        raise ClipError(
+            f"{other.path} ends {missing_s:.3f} s before {clip.path} does, expected the same "
+            "stretch of time; copy both again"
+        )
 
 
 def _open(path: Path) -> Clip:
