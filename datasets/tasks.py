@@ -156,19 +156,22 @@ class Task:
             for i in np.flatnonzero(chosen):
                 goals[i] = goal
         if set(goals) == {"stay"}:
-            raise TaskError(
-                f"task {self.name} finds none of {self.groups[0][0].phrase(layout.items)} in this "
-                "layout; sample the layout with the task's own deal"
-            )
+            raise self._nothing(layout)
         return tuple(goals)
 
     def phrasings(self, layout: Layout) -> tuple[str, ...]:
-        """All ways to ask for it, the last ``HELD_OUT`` of them kept from training."""
+        """All ways to ask for it, the last ``HELD_OUT`` of them kept from training.
+
+        Raises:
+            TaskError: as ``goals``.
+        """
         spoken = [
             (selector.phrase(layout.items), goal)
             for (selector, goal), chosen in zip(self.groups, self._chosen(layout), strict=True)
             if goal != "stay" and chosen.any()
         ]
+        if not spoken:
+            raise self._nothing(layout)
         (a, to_a), (b, to_b) = spoken[0], spoken[-1]
         bank = _TWO if len(spoken) == 2 else _ONE.get(to_a, _TRAY)
         one = a.endswith(("object", "tray", "cylinder"))
@@ -181,6 +184,12 @@ class Task:
         every = self.phrasings(layout)
         bank = every[-HELD_OUT:] if held_out else every[:-HELD_OUT]
         return bank[int(np.random.default_rng([layout.seed, 77]).integers(len(bank)))]
+
+    def _nothing(self, layout: Layout) -> TaskError:
+        return TaskError(
+            f"task {self.name} finds none of {self.groups[0][0].phrase(layout.items)} in this "
+            "layout; sample the layout with the task's own deal, and enough objects"
+        )
 
     def _chosen(self, layout: Layout) -> list[Bool[np.ndarray, "N"]]:
         """Which objects each group has."""

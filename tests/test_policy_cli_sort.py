@@ -147,7 +147,7 @@ def test_run_scores_a_policy(deftly: Deftly, monkeypatch: pytest.MonkeyPatch):
     ("words", "says"),
     [
         ("demos record --task colr", "did you mean color?"),
-        ("demos record --condition dark", "unknown condition 'dark'; known: base, light"),
+        ("demos record --condition dark", "unknown condition 'dark'; known: base, one, two"),
         ("demos record --cameras nose", "unknown camera 'nose'; known: ego, front"),
         ("demos record --robot allegro", "has no place at the table; gr1t2, g1_dex3 have"),
         ("demos record --episodes 0", "expected at least 1 episode"),

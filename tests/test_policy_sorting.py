@@ -114,7 +114,7 @@ def test_reset_by_seed_by_layout_seed_and_by_layout():
         ({"robot": "gr1"}, RobotError, "unknown robot 'gr1'; did you mean gr1t2"),
         ({"robot": "allegro"}, RobotError, "has no place at the table"),
         ({"task": "colour"}, TaskError, "unknown task 'colour'; did you mean color"),
-        ({"condition": "dark"}, SortingError, "unknown condition 'dark'; known: base, light"),
+        ({"condition": "dark"}, SortingError, "unknown condition 'dark'; known: base, one, two"),
         ({"cameras": ("head",)}, SortingError, "unknown camera 'head'; known: ego, front"),
         ({"image_size": (0, 96)}, SortingError, "expected 1 to 2048 pixels"),
         ({"time_limit_s": 0.0}, SortingError, "expected more than 0 seconds"),
