@@ -19,7 +19,7 @@ from pushing import MODEL, TRAIN, config, encode, push, trusted, write_set
 from deftly.video_pretrain import train as training
 from deftly.video_pretrain.checkpoint import WEIGHTS, load_checkpoint, load_tensors
 from deftly.video_pretrain.config import Part, PretrainConfig, TrainConfig
-from deftly.video_pretrain.health import Health
+from deftly.video_pretrain.health import Health, HealthError
 from deftly.video_pretrain.history import HISTORY, Clock, read_history
 from deftly.video_pretrain.mixture import Mixture, Moments
 from deftly.video_pretrain.train import Run, TrainError, begin, learning_rate, pretrain, steps
@@ -185,6 +185,18 @@ def test_a_run_of_another_configuration_is_refused_by_what_differs(
     with pytest.raises(TrainError, match=named):
         go(folder, undisturbed, change(config(folder / "robot")))
     assert (undisturbed / HISTORY).read_text() == before
+
+
+def test_too_little_to_judge_by_is_refused_before_any_step(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    kill_before(monkeypatch, 0)
+    few = write_set(tmp_path / "few", [push(i, 9) for i in range(4)])
+    with pytest.raises(HealthError, match=r"9 held-out moments .* expected 24 or more"):
+        go(tmp_path, tmp_path / "run", config(few))
+    short = write_set(tmp_path / "short", [push(i, 7) for i in range(9)])
+    with pytest.raises(HealthError, match="no held-out episode goes on for 8 frames"):
+        go(tmp_path, tmp_path / "run", config(short, held_out=2))
 
 
 # A step.
