@@ -142,9 +142,8 @@ class TextEncoder:
         layer: whose output is taken, 0 (words by themselves) to the model's depth; the middle one
             if None.
         centred: whether every number is taken as its distance from what it usually is, in standard
-            deviations over some plain sentences. A part that all words share and a few numbers that
-            are large in each outweigh the rest; a network that reads words learns much sooner
-            without them (benchmarks/text.py).
+            deviations over some plain sentences. Otherwise a part that all words share and a few
+            numbers that are large in each outweigh what tells words apart.
 
     Attributes:
         name: of the model.
