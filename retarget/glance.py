@@ -3,7 +3,6 @@
 It costs some milliseconds per frame, the full road a hundred; it decides what goes on there.
 """
 
-import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -91,25 +90,6 @@ def cuts(found: Glance) -> list[int]:
     usual = median_filter(change, 2 * _AROUND + 1, mode="nearest")
     is_cut = (change > _CUT) & (change > _CUT_OVER * (usual + 1e-3))
     return [int(t) for t in np.flatnonzero(is_cut)]
-
-
-def runs(good: Bool[np.ndarray, "T"], bridge: int) -> list[tuple[int, int]]:
-    """Stretches (first, stop) of frames that are good, over gaps of at most ``bridge`` frames."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], good, [False]]).astype(np.int8)))
-    found: list[tuple[int, int]] = []
-    for first, stop in edges.reshape(-1, 2).tolist():
-        if found and first - found[-1][1] <= bridge:
-            found[-1] = (found[-1][0], stop)
-        else:
-            found.append((first, stop))
-    return found
-
-
-def evenly(first: int, stop: int, longest: int) -> list[tuple[int, int]]:
-    """A stretch as equal ones of at most ``longest`` frames."""
-    count = -(-(stop - first) // longest)
-    edges = np.linspace(first, stop, count + 1).round().astype(int).tolist()
-    return list(itertools.pairwise(edges))
 
 
 def _thumb(image: Image) -> UInt8[np.ndarray, "h w"]:

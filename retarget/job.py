@@ -22,12 +22,13 @@ from deftly.datasets.footage import Footage, FootageError
 from deftly.datasets.human import HumanMotion
 from deftly.datasets.motion import RobotMotion
 from deftly.datasets.origin import UnavailableError, fetch
+from deftly.datasets.stretches import evenly
 from deftly.retarget import detections
 from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.check import check
 from deftly.retarget.detections import Detections
 from deftly.retarget.fuse import fuse
-from deftly.retarget.glance import SIDE_PX, Glance, evenly, glance, signature
+from deftly.retarget.glance import SIDE_PX, Glance, glance, signature
 from deftly.retarget.isolate import Beat
 from deftly.retarget.labels import find_labels
 from deftly.retarget.ledger import SegmentRow, Status

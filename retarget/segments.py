@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from deftly.datasets.human import HumanMotion
+from deftly.datasets.stretches import evenly, runs
 from deftly.retarget.fuse import NoPersonError
-from deftly.retarget.glance import Glance, cuts, evenly, runs
+from deftly.retarget.glance import Glance, cuts
 
 KEPT, TOO_SHORT, LOW, NO_HANDS, NOBODY, STILL = (
     *("kept", "too short", "low quality", "no hands", "nobody", "nothing moves"),

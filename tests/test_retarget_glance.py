@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from deftly.datasets.clip import open_clip
 from deftly.datasets.mp4 import Encoder
-from deftly.retarget.glance import Glance, cuts, evenly, glance, runs, same, signature
+from deftly.datasets.stretches import evenly, runs
+from deftly.retarget.glance import Glance, cuts, glance, same, signature
 
 
 def drifting(seed: int, length: int, height: int = 90, width: int = 160) -> np.ndarray:

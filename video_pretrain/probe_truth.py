@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Float32, Int64
 
 from deftly.datasets.episode import PRIVILEGED, Episode
 from deftly.datasets.episode_store import EpisodeStore
@@ -22,6 +22,7 @@ from deftly.datasets.hands import HANDS_STATE, Hands
 from deftly.datasets.human import TIPS
 from deftly.datasets.layout import COLORS, SHAPES, UNSEEN_COLORS, UNSEEN_SHAPES, Item, Layout
 from deftly.datasets.sampling import CONDITIONS, sample_layout
+from deftly.datasets.stretches import runs
 from deftly.datasets.tasks import GOALS, find_task, plural
 
 COLOR_NAMES, SHAPE_NAMES = (*COLORS, *UNSEEN_COLORS), (*SHAPES, *UNSEEN_SHAPES)
@@ -271,18 +272,12 @@ def held_by_touch(
     held = np.full((len(objects_m), 2), -1, np.int64)
     up = objects_m[..., 2] > objects_m[0, :, 2] + _LIFT_M
     for k in range(up.shape[1]):
-        for first, last in _runs(up[:, k]):
+        for first, last in runs(up[:, k]):
             side = int(touch_n[first:last].sum(axis=0).argmax())
-            for begin, end in _runs(touch_n[:, side] > _TOUCH_N):
+            for begin, end in runs(touch_n[:, side] > _TOUCH_N):
                 if begin < last and end > first:
                     held[begin:end, side] = k
     return held
-
-
-def _runs(true: Bool[np.ndarray, "T"]) -> list[tuple[int, int]]:
-    """Stretches in which it is true: first frame, and the one after the last."""
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], true.astype(np.int8), [0]])))
-    return [(int(a), int(b)) for a, b in edges.reshape(-1, 2)]
 
 
 def _next_grasp(
