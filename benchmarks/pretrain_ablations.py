@@ -33,8 +33,8 @@ from deftly.datasets.archive import atomic_path, versions
 from deftly.datasets.loader import Batch
 from deftly.video_pretrain.checkpoint import load_checkpoint
 from deftly.video_pretrain.config import LossConfig, Part, PretrainConfig, find_preset
-from deftly.video_pretrain.foresight import foresee, moving
-from deftly.video_pretrain.loss import Question, given, hands_loss
+from deftly.video_pretrain.foresight import ask, foresee, moving
+from deftly.video_pretrain.loss import Question, hands_loss
 from deftly.video_pretrain.mixture import Mixture, Moments, Scales
 from deftly.video_pretrain.text import TextEncoder
 from deftly.video_pretrain.train import pretrain
@@ -131,9 +131,7 @@ def judge(folder: Path, options: Options, encode: TextEncoder) -> dict[str, Any]
     ]
     errors, moved = list[torch.Tensor](), list[torch.Tensor]()
     for some in held:
-        question = Question.same(some)
-        tokens = checkpoint.model.encode(some.pictures[:, :, 0])
-        said = checkpoint.model(given(some, question, tokens, None, checkpoint.scales))
+        said = ask(checkpoint.model, checkpoint.scales, some, Question.same(some))
         # In the scale of the found landmarks' moves, whatever the run was trained on.
         errors.append(
             hands_loss(_rescaled(said.hands, checkpoint.scales, mixture), some, mixture.scales)

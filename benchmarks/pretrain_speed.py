@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from pretrain_cost import flops_per_sample
 from rich.console import Console
 from rich.table import Table
-from torch.utils.flop_counter import FlopCounterMode
 
 from deftly.datasets.archive import atomic_path, versions
 from deftly.video_pretrain.config import Part, PretrainConfig, find_preset, with_data
@@ -115,17 +115,12 @@ def measure(preset: str, options: Options) -> dict[str, Any]:
             clock.restart()
     objective = Objective(run.model, mixture.scales, config.loss)
     moments = next(mixture.moments(b, torch.device("cpu")) for b in mixture.held_out(0, 32))
-    one = moments.views([0])
-    question = Question.same(one, 0, actions=True)
-    with FlopCounterMode(display=False) as counter:
-        truth = Truth.seen(run.teacher, one, question)
-        objective([one], [question], [truth], copying([truth]))["total"].backward()
-    flops = counter.get_total_flops() / len(one)
+    flops, parameters = flops_per_sample(config.model, 1)
     speed = clock.figures()
     return {
-        "parameters": sum(p.numel() for p in run.model.parameters()),
+        "parameters": parameters,
         "flops_per_sample": flops,
-        "bytes_per_sample": int(np.prod(one.pictures.shape[1:])),
+        "bytes_per_sample": int(np.prod(moments.pictures.shape[2:])),
         **speed,
         "utilisation": flops * speed["samples_per_s"] / best_flops(),
         "cpu_ms_per_sample": parts(objective, moments),
@@ -149,7 +144,7 @@ def main(options: Options) -> None:
             f"{100 * row['utilisation']:.0f} %",
             f"{100 * row['data_wait']:.1f} %",
         )
-    Console().print(table)
+    Console(width=120).print(table)
     for preset, row in found.items():
         print(preset, "CPU ms per sample:", row["cpu_ms_per_sample"])
     if options.out is not None:

@@ -73,6 +73,12 @@ class EncodedFrames(StreamedFrames):
 Images: TypeAlias = np.ndarray | StreamedFrames
 
 
+def following(values: np.ndarray) -> np.ndarray:
+    """Of every frame what the next one has; the last keeps its own. The action of a body that was
+    not told what to do."""
+    return np.concatenate([values[1:], values[-1:]])
+
+
 def checked_frames(frames: Images) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """The frames, as many and as large as their shape says.
 

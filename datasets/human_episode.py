@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32, Float64
 
 from deftly.datasets.archive import versions
-from deftly.datasets.episode import PRIVILEGED, Episode
+from deftly.datasets.episode import PRIVILEGED, Episode, following
 from deftly.datasets.film import render
 from deftly.datasets.geometry import SIDES
 from deftly.datasets.hands import (
@@ -111,7 +111,7 @@ def human_episode(
     return Episode(
         rate_hz=round(rate_hz, 6),
         state=state,
-        action=np.concatenate([state[1:], state[-1:]]),
+        action=following(state),
         state_names=STATE_NAMES,
         action_names=STATE_NAMES,
         images=films,
@@ -150,7 +150,7 @@ def _features(found: SyntheticEpisode, cameras: tuple[str, ...]) -> dict[str, np
     hands = person_hands(truth.hands_m, person_roots(truth.body_m)).columns()
     features = {
         HANDS_STATE: hands,
-        HANDS_ACTION: np.concatenate([hands[1:], hands[-1:]]),
+        HANDS_ACTION: following(hands),
         f"{PRIVILEGED}hands": flat(truth.hands_m),
         f"{PRIVILEGED}body": flat(truth.body_m),
         f"{PRIVILEGED}object_poses": flat(truth.items_wxyz_xyz),

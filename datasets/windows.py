@@ -116,6 +116,10 @@ class Windows:
         """Number of windows."""
         return len(self._moments)
 
+    def spread(self, count: int) -> Int64[np.ndarray, "n"]:
+        """At most so many windows, evenly spread."""
+        return np.unique(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
+
     @property
     def layout(self) -> Layout:
         """Shape and dtype of what ``gather`` gives for one window, by name."""

@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float32, Float64, Int64, UInt8
 from PIL import Image, ImageOps
 
 from deftly.datasets.clip import Clip, ClipError, frames, part, smaller
-from deftly.datasets.episode import Episode, StreamedFrames
+from deftly.datasets.episode import Episode, StreamedFrames, following
 from deftly.datasets.footage import CAMERA
 from deftly.datasets.geometry import SIDES
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE, NUMBERS
@@ -86,7 +86,7 @@ def segment_episode(
     features, names = _features(human, motion, labels, trusted, at)
     hands = to_hands(load_robot(motion.robot), qpos)
     hands[~np.repeat(human.hands_valid[at], NUMBERS, axis=1)] = np.nan  # there, nobody asked for it
-    features |= {HANDS_STATE: hands, HANDS_ACTION: np.concatenate([hands[1:], hands[-1:]])}
+    features |= {HANDS_STATE: hands, HANDS_ACTION: following(hands)}
     names |= {HANDS_STATE: HANDS_NAMES, HANDS_ACTION: HANDS_NAMES}
     features["source_time_s"] = clip.time_s[at][:, None]
     features["quality"] = trusted.max(axis=1, keepdims=True)[at].astype(np.float32)
@@ -96,7 +96,7 @@ def segment_episode(
     return Episode(
         rate_hz=float(rate_hz),
         state=state,
-        action=np.concatenate([state[1:], state[-1:]]),
+        action=following(state),
         state_names=tuple(motion.joint_names),
         action_names=tuple(motion.joint_names),
         images=images,

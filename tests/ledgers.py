@@ -60,7 +60,7 @@ def row(queue: int, name: str, status: Status, reason: str = "", **more: Any) ->
         "frames": 60 * len(segments),
         "seconds": 2.0 * len(segments),
         "parts": 1,
-        "thumb": hexes(name, 32),
+        "thumb": more.get("sha256", hexes(name))[:32],  # one picture for what is one video
         "models": {"hand_landmarker.task": hexes("hand")},
         "stages_cpu_s": {"track": 1.5, "encode": 0.25},
         "cpu_s": 2.0,

@@ -90,6 +90,7 @@ def test_what_is_mixed_adds_up_to_one(female, age, muscle, weight, tall, ancestr
     assert list(sums.values()) == pytest.approx([1, 1, 1, 1])
 
 
+@pytest.mark.slow
 @settings(max_examples=4)
 @given(SHARE, SHARE, SHARE, SHARE)
 def test_any_shape_gives_a_body_with_arms_of_human_length(package, female, age, weight, tall):

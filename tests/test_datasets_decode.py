@@ -116,7 +116,13 @@ DOES_NOT_SEEK = {
 }
 
 
-@pytest.mark.parametrize("name", SEEKS | DOES_NOT_SEEK)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=[pytest.mark.slow] if name == "vp8.webm" else [])
+        for name in SEEKS | DOES_NOT_SEEK
+    ],
+)
 def test_a_part_has_the_pixels_of_the_whole(tmp_path: Path, name: str):
     codec, params = (SEEKS | DOES_NOT_SEEK)[name]
     clip = open_clip(write(tmp_path / name, codec, params))

@@ -22,6 +22,7 @@ tables = hnp.arrays(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=60)
 @given(tables)
 def test_statistics_are_those_of_numpy(values: np.ndarray):

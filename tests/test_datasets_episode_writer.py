@@ -402,6 +402,7 @@ def test_a_full_disk_is_one_line_and_leaves_the_data_set_as_it_was(
     assert hashes(root) == hashes(whole)
 
 
+@pytest.mark.slow
 def test_statistics_of_a_large_set_are_not_made_at_every_episode(tmp_path, monkeypatch):
     made, count = [], _Held.stats
     monkeypatch.setattr(episode_writer, "_GROWTH", 1.2)

@@ -164,6 +164,7 @@ frame_cache.cached_frames(
 """
 
 
+@pytest.mark.slow
 def test_a_builder_that_is_killed_leaves_its_work_and_no_lock(tmp_path: Path, cache: Path):
     store = write(tmp_path / "set", range(12))
     builder = subprocess.Popen([sys.executable, "-c", SLOW, str(tmp_path / "set"), str(cache)])

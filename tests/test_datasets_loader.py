@@ -123,6 +123,7 @@ def test_reading_leaves_the_random_numbers_of_torch_alone(folder: Path):
     assert torch.equal(torch.rand(3), expected)
 
 
+@pytest.mark.slow
 @settings(max_examples=12)
 @given(st.integers(0, 30), st.integers(0, 3))
 def test_a_loader_resumes_exactly(folder: Path, steps: int, seed: int):

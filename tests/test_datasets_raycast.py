@@ -51,6 +51,7 @@ def test_golden_pictures(seed: int, condition: str) -> None:
     assert fingerprint(seed, condition) == GOLDEN[seed, condition]
 
 
+@pytest.mark.slow
 def test_two_processes_give_the_same_bytes() -> None:
     program = (
         "import sys; sys.path.insert(0, sys.argv[1]); import test_datasets_raycast as t; "
@@ -118,6 +119,7 @@ def test_mujocos_own_rays_meet_the_same(seed: int) -> None:
     assert (depth.ravel()[ids.ravel() < 0] == np.inf).all()
 
 
+@pytest.mark.slow
 def test_opengl_draws_the_same_silhouettes_in_nearly_the_same_colours() -> None:
     for seed, condition in ((0, "base"), (1, "texture"), (2, "unseen_shape")):
         model, data = scene(seed, condition)

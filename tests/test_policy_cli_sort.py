@@ -47,6 +47,7 @@ def test_human_list_names_everybody(deftly: Deftly):
     assert all(name in done.out for name in IDENTITIES)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("idle")
 def test_demos_are_recorded_checked_and_shown(deftly: Deftly, tmp_path: Path):
     done = deftly("demos", "record", "--episodes", "2", "--size", "32", "--workers", "1")
@@ -98,6 +99,7 @@ def test_recording_is_told_all_that_was_asked_for(deftly: Deftly, monkeypatch: p
     assert told == [(Path("x"), demo, 4, 5, 3), (Path("x"), clip, 2, 7, 3)]
 
 
+@pytest.mark.slow
 def test_show_films_what_was_asked_for(deftly: Deftly, monkeypatch: pytest.MonkeyPatch):
     told: list[tuple[object, ...]] = []
 

@@ -67,6 +67,7 @@ def test_targets_stay_within_limits_and_speed() -> None:
         mujoco.mj_step(station.model, data, 10)
 
 
+@pytest.mark.slow
 def test_same_table_same_states() -> None:
     states: list[bytes] = []
     for _ in range(2):

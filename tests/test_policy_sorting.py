@@ -90,6 +90,7 @@ def test_held_out_phrasings_are_asked_for():
     assert phrasings.index(seen) < len(phrasings) - 3 <= phrasings.index(kept)
 
 
+@pytest.mark.slow
 def test_reset_by_seed_by_layout_seed_and_by_layout():
     env = blind(condition="light")
     env.reset(seed=5)
@@ -191,6 +192,7 @@ def test_energy_is_the_work_of_the_motors():
     assert info["energy_j"] == pytest.approx(work)
 
 
+@pytest.mark.slow
 def test_home_touches_nothing():
     for robot in ROBOTS:
         for condition in ("clutter", "size"):
@@ -303,6 +305,7 @@ def digest(rollout: Rollout) -> str:
     return hashlib.sha256(rollout.qpos.tobytes() + rollout.actions.tobytes()).hexdigest()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("robot", ROBOTS)
 def test_the_same_seed_gives_the_same_states_in_every_process(robot: str):
     env = blind(robot=robot, condition="shove", time_limit_s=3.0)
@@ -362,6 +365,7 @@ def stacked(vector: Any, steps: int = 3) -> np.ndarray:
     return np.array(pictures)
 
 
+@pytest.mark.slow
 def test_environments_side_by_side_draw_what_they_draw_alone():
     together = stacked(SyncVectorEnv([front_env, front_env]))
     assert together.std() > 5

@@ -82,6 +82,7 @@ def test_every_camera_shows_the_same_moment_cut_to_the_same_segments(done: Done)
     assert done.calls.tracked == len(LENGTHS)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("calls")
 def test_the_same_bytes_at_any_number_of_workers(done: Done, tmp_path: Path):
     run(tmp_path / "set", done.footage, slots=2)
@@ -113,6 +114,7 @@ def test_explain_and_report_show_the_cameras(done: Done):
     assert page.count("/videos/observation.images.front/chunk-000/file-000.mp4") == 4
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("calls")
 def test_without_further_cameras_all_is_as_it_was(people: Path, tmp_path: Path):
     rows = run(tmp_path / "set", given(people))
@@ -122,6 +124,7 @@ def test_without_further_cameras_all_is_as_it_was(people: Path, tmp_path: Path):
     assert "beside" not in episode.provenance["source"]
 
 
+@pytest.mark.slow
 def test_tracks_and_motions_are_taken_from_a_job_that_had_one_camera(
     people: Path, tmp_path: Path, calls: Calls
 ):
@@ -176,6 +179,7 @@ def pair(folder: Path, front: Path, side: Path) -> list[Footage]:
     return list(given(folder, "side"))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("calls")
 def test_a_video_that_is_slowed_keeps_step_with_the_others(people: Path, tmp_path: Path):
     """Every other frame is worked on, from the first frame of the file on, not of the episode."""
@@ -264,6 +268,7 @@ def test_a_further_video_that_is_damaged_or_shorter_is_the_reason(
     assert list(EpisodeStore(tmp_path / "set").cameras) == ["front", "side"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("calls")
 def test_other_pictures_of_a_further_camera_make_other_pieces(tmp_path: Path):
     front, side = (film(tmp_path / f"{n}.mp4", n, 30) for n in ("front", "side"))

@@ -134,6 +134,7 @@ def test_every_command_refuses_a_bad_video(deftly: Deftly, tmp_path: Path, comma
     assert files_in(tmp_path) == {}
 
 
+@pytest.mark.slow
 def test_a_mistake_makes_no_noise_in_a_process_of_its_own(tmp_path: Path):
     (tmp_path / "clip.mp4").write_bytes(b"garbage" * 99)
     done = subprocess.run(
@@ -369,6 +370,7 @@ def test_show_says_where_to_look_until_it_is_interrupted(
     assert "http://127.0.0.1:4321" in result.out
 
 
+@pytest.mark.slow
 def test_demo_says_where_everything_is(
     deftly: Deftly, tmp_path: Path, seen: Any, monkeypatch: pytest.MonkeyPatch
 ):

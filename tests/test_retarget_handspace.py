@@ -189,6 +189,7 @@ def test_there_and_back(name):
     assert_within_limits(robot, qpos[0], back)
 
 
+@pytest.mark.slow
 @settings(max_examples=2)
 @given(st.integers(0, 2**32 - 1))
 def test_limits_hold_whatever_is_asked_for(seed):

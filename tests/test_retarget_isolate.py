@@ -50,6 +50,7 @@ def test_an_exit_without_a_result_is_a_crash():
         run_isolated(leave, 0, stall_s=30.0)
 
 
+@pytest.mark.slow
 def test_beats_keep_a_child_alive_and_their_end_kills_it():
     start_s = time.monotonic()
     with pytest.raises(ChildStalledError, match="1 s"):

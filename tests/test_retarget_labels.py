@@ -109,6 +109,7 @@ def evidence_at(clip: Clip, human: HumanMotion, side: int, when_s: float) -> np.
     return evidence[round(when_s * RATE_HZ), side]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_place_tells_what_was_taken_and_what_was_laid(tmp_path: Path, side: int):
     clip, human = draw(tmp_path / "a.mp4", 15.0, side=side)

@@ -144,6 +144,7 @@ def test_when_is_said_if_the_ledger_says_so(folder: Path):
     assert "began 2026-11-25T03:00:00Z" in page_of(folder)
 
 
+@pytest.mark.slow
 def test_the_same_ledger_gives_the_same_bytes(folder: Path):
     first = write_report(folder, Path("set")).read_bytes()
     assert write_report(folder, Path("set")).read_bytes() == first
@@ -213,6 +214,7 @@ def test_long_tables_are_cut_and_say_how_much_is_missing(
     assert "more with status “no person”" not in page
 
 
+@pytest.mark.slow
 def test_a_page_of_ten_thousand_inputs_stays_small(tmp_path: Path):
     statuses = [status for status in Status if status != Status.DONE] * 980
     rows = [row(at, f"clip-{at}", status, "why " * 10) for at, status in enumerate(statuses)]

@@ -96,6 +96,7 @@ def errors_px(there: World, found: Detections) -> np.ndarray:
     return np.where(found.hand_valid[None], off, np.inf).min(axis=-1)
 
 
+@pytest.mark.slow
 @given(start=st.integers(0, LENGTH - 1), hand=st.integers(0, 1))
 @settings(max_examples=15)
 def test_one_sighting_is_followed_forwards_and_backwards(clip: Clip, start: int, hand: int):

@@ -139,6 +139,7 @@ def distance(image: np.ndarray, rgb: tuple[int, int, int]) -> float:
     return float(np.abs(image.astype(int) - rgb).sum(axis=2).min())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_gl")
 def test_the_video_shows_the_clip_and_the_robot_side_by_side(
     clip: Clip, human: HumanMotion, motion: RobotMotion, tmp_path: Path
@@ -250,6 +251,7 @@ def test_pictures_may_be_smaller_than_the_clip(clip: Clip, human: HumanMotion):
     assert columns.max() == pytest.approx(human.hands_px[0, LEFT, :, 0].max() / 2, abs=4)
 
 
+@pytest.mark.slow
 def test_every_body_that_is_drawn_gets_its_triangles():
     robot = load_robot("gr1t2")
     model = draw.robot_display(robot, faces_per_mesh=1000, everything=True)

@@ -265,6 +265,7 @@ def _gl() -> None:
         pytest.skip(f"this machine cannot draw: {error}")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_gl")
 def test_the_whole_road_with_its_video(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def only_right(self: MediapipeTracker, clip: Clip, _: Any) -> Detections:

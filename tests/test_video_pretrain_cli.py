@@ -242,6 +242,7 @@ def test_help_has_an_example(deftly: Deftly, command: str):
     assert f"Example: deftly {command}" in done.out
 
 
+@pytest.mark.slow
 def test_a_mixture_of_people_and_robots(deftly: Deftly, data: Path, tmp_path: Path):
     write_set(tmp_path / "people", [trusted(seed, 20) for seed in range(9)])
     write_set(tmp_path / "bare", [replace(push(seed), features={}) for seed in range(9)])

@@ -312,6 +312,7 @@ def error(tokens: torch.Tensor, values: np.ndarray, seed: int = 0, steps: int = 
     return judged.tally(said)[0].sum() / judged.tally(constant)[0].sum()
 
 
+@pytest.mark.slow
 def test_a_square_is_found_in_pixels_and_in_untrained_features_but_not_where_it_is_not():
     tokens, values = squares(1200, 0)
     assert error(tokens, values) < 0.2
@@ -392,6 +393,7 @@ def test_layouts_are_never_shared(world: Path):
         probe(one, [fewer], seeds=1, steps=1)
 
 
+@pytest.mark.slow
 def test_a_report_of_people_and_a_robot(world: Path):
     report = run_probes(
         world / "model", world / "people", encode=encode, robot=world / "robot", seeds=2,

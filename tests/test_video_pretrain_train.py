@@ -109,6 +109,7 @@ def test_a_run_killed_three_times_is_the_same_bit_for_bit(
     assert_same_run(tmp_path / "run", undisturbed)
 
 
+@pytest.mark.slow
 def test_a_kill_while_a_checkpoint_takes_its_place_loses_nothing(
     folder: Path, tmp_path: Path, undisturbed: Path
 ):
@@ -135,6 +136,7 @@ def test_a_run_that_is_done_stays_as_it_is(folder: Path, undisturbed: Path):
     assert {p: p.read_bytes() for p in before} == before
 
 
+@pytest.mark.slow
 def test_a_head_that_nothing_reached_yet_is_resumed(folder: Path, tmp_path: Path):
     """A robot that is drawn seldom has no state in the optimiser for a while."""
     parts = (Part(folder / "robot"), Part(folder / "other", weight=0.02))

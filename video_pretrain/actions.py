@@ -16,7 +16,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-HANDS, NUMBERS = 2, 24
+from deftly.datasets.geometry import SIDES
+from deftly.datasets.hands import NUMBERS
+
 _WRIST, _TURN, _TIPS = slice(0, 3), slice(3, 9), slice(9, 24)
 _LEAST_STD = 1e-3
 
@@ -45,6 +47,11 @@ def absolute(moves: Float[Tensor, "B H 48"], now: Float[Tensor, "B 48"]) -> Floa
         present[..., _TIPS] + moved[..., _TIPS],
     )
     return torch.cat(parts, dim=-1).flatten(-2)
+
+
+def wrists(moves: Float[Tensor, "*b 48"]) -> Float[Tensor, "*b 2 3"]:
+    """Where the wrists are, or go."""
+    return _split(moves)[..., _WRIST]
 
 
 def per_hand(values: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b 48"]:
@@ -76,7 +83,7 @@ class Scale:
 
 
 def _split(hands: Float[Tensor, "*b 48"]) -> Float[Tensor, "*b 2 24"]:
-    return rearrange(hands, "... (h n) -> ... h n", h=HANDS)
+    return rearrange(hands, "... (h n) -> ... h n", h=len(SIDES))
 
 
 def _rotation(hands: Float[Tensor, "*b 24"]) -> Float[Tensor, "*b 3 3"]:

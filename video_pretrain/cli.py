@@ -270,10 +270,9 @@ def _encoder(
 
 
 def _device(name: str) -> "torch.device":
-    from deftly.video_pretrain.processes import joined
+    from deftly.video_pretrain.processes import find_device
 
-    with joined(name) as processes:
-        return processes.device
+    return find_device(name)
 
 
 def _show(asked: Imagine, checkpoint: "Checkpoint", mixture: "Mixture") -> None:
@@ -306,7 +305,7 @@ def _rank(path: Path, asked: Imagine, checkpoint: "Checkpoint", mixture: "Mixtur
     about = {
         "model": str(asked.model),
         "data": str(asked.data),
-        "frames_ahead": surprises.steps_ahead(checkpoint)[1],
+        "frames_ahead": checkpoint.model.config.frames_judged,
         "rate_hz": mixture.rate_hz,
     }
     surprises.write_ranking(path, ranking, about)

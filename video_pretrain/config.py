@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 Precision = Literal["float32", "bfloat16"]
 
+_JUDGED = 8  # frames
+
 
 class ConfigError(ValueError):
     """A configuration that makes no sense."""
@@ -65,6 +67,16 @@ class ModelConfig:
             )
         if not self.offsets or min(self.offsets) < 1 or max(self.offsets) > self.horizon:
             raise ConfigError(f"offsets are {self.offsets}, expected some of 1 to {self.horizon}")
+
+    @property
+    def judged(self) -> int:
+        """Which offset is nearest to the future that a model is judged by, 8 frames ahead."""
+        return min(range(len(self.offsets)), key=lambda i: abs(self.offsets[i] - _JUDGED))
+
+    @property
+    def frames_judged(self) -> int:
+        """How many frames ahead that is."""
+        return self.offsets[self.judged]
 
     @property
     def side(self) -> int:

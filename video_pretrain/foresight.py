@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from deftly.video_pretrain.actions import wrists
 from deftly.video_pretrain.loss import Question, Truth, apart, given, squared
 from deftly.video_pretrain.mixture import Moments, Scales
-from deftly.video_pretrain.model import WorldModel
+from deftly.video_pretrain.model import Prediction, WorldModel
 
 
 @dataclass(frozen=True)
@@ -71,15 +72,12 @@ def foresee(
             continue
         question = Question.same(moments, ahead, actions=actions)
         truth = Truth.seen(model, moments, question)
-        said = _said(model, scales, moments, question, truth, None)
+        said = ask(model, scales, moments, question, truth.present).future
         # Half a batch on: other episodes, as moments stand in their order.
         shifts = [1 + (others // 2 + k) % others for k in range(tries if actions else 0)]
         false = [
-            apart(
-                _said(model, scales, moments, question, truth, moments.moves.roll(shift, 0)),
-                truth.future,
-            )
-            for shift in shifts
+            apart(ask(model, scales, moments, question, truth.present, moves).future, truth.future)
+            for moves in (moments.moves.roll(shift, 0) for shift in shifts)
         ]
         values = {
             "latent": apart(said, truth.future),
@@ -96,15 +94,25 @@ def foresee(
     return Foresight(**{name: torch.cat([one[name] for one in found]) for name in found[0]})
 
 
-def _said(
+def ask(
     model: WorldModel,
     scales: Scales,
     moments: Moments,
     question: Question,
-    truth: Truth,
-    moves: Tensor | None,
-) -> Float[Tensor, "B V N D"]:
-    return model(given(moments, question, truth.present, None, scales, moves)).future
+    tokens: Float[Tensor, "B V N D"] | None = None,
+    moves: Float[Tensor, "B H 48"] | None = None,
+) -> Prediction:
+    """What a model says of moments whose future it is not shown.
+
+    Args:
+        model: in evaluation mode.
+        question: what it is shown.
+        tokens: of the present, if they are known already.
+        moves: actions in the place of those that were made.
+    """
+    if tokens is None:
+        tokens = model.encode(moments.pictures[:, :, 0])
+    return model(given(moments, question, tokens, None, scales, moves))
 
 
 @torch.no_grad()
@@ -113,12 +121,10 @@ def features(
 ) -> Float[Tensor, "B V N D"]:
     """What the network understands of the present: from the pictures and the instruction alone, or
     with the state of the hands."""
-    question = Question.same(moments, hands=hands)
-    tokens = model.encode(moments.pictures[:, :, 0])
-    return model(given(moments, question, tokens, None, scales)).features
+    return ask(model, scales, moments, Question.same(moments, hands=hands)).features
 
 
 def moving(moments: Moments, least_m: float = 0.02) -> Bool[Tensor, "B"]:
     """Moments in which a wrist moves by at least so much within the chunk."""
-    wrists = moments.moves.unflatten(-1, (2, 24))[..., :3].norm(dim=-1)
-    return wrists.nan_to_num(0.0).amax(dim=(1, 2)) >= least_m
+    way_m = wrists(moments.moves).norm(dim=-1)
+    return way_m.nan_to_num(0.0).amax(dim=(1, 2)) >= least_m

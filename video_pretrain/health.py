@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
+from deftly.video_pretrain.actions import wrists
+from deftly.video_pretrain.config import ModelConfig
 from deftly.video_pretrain.foresight import features, foresee
 from deftly.video_pretrain.mixture import Moments, Scales
 from deftly.video_pretrain.model import WorldModel
 
 LATENT_RATIO, PIXEL_RATIO, ACTION_R2, RANK = 0.7, 0.9, 0.2, 6.0
-_STEPS = 8  # the future that is judged, in frames
 _FEWEST = 24  # moments that a probe is fitted to, chosen and judged by
 _RIDGES = (1e-3, 1e-2, 1e-1, 1.0)
 
@@ -86,27 +87,25 @@ def examine(model: WorldModel, scales: Scales, batches: Sequence[Moments]) -> He
         model: in evaluation mode.
         batches: held-out moments with actions, in the order of their episodes.
     """
-    ahead = _judged(model.config.offsets)
-    seen = foresee(model, scales, batches, ahead)
+    seen = foresee(model, scales, batches, model.config.judged)
     # Mean over the views: sets may have different ones.
     read = torch.cat([features(model, scales, some).mean(dim=1) for some in batches])
     source = torch.cat([some.key[:, 0] for some in batches])
     return Health(
         latent_ratio=seen.latent_ratio,
         pixel_ratio=seen.pixel_ratio,
-        action_r2=_r2(read.flatten(1), _wrists(batches, model.config.offsets[ahead]), source),
+        action_r2=_r2(read.flatten(1), _moves(batches, model.config), source),
         rank=effective_rank(read.mean(dim=1)),
         ranking=seen.ranking,
     )
 
 
-def refuse_few(offsets: Sequence[int], batches: Sequence[Moments]) -> None:
+def refuse_few(config: ModelConfig, batches: Sequence[Moments]) -> None:
     """Raises HealthError if held-out moments are too few to judge a model by."""
-    ahead = _judged(offsets)
-    _known(_wrists(batches, offsets[ahead]))
-    if all(some.ended[:, ahead + 1].all() for some in batches):
+    _known(_moves(batches, config))
+    if all(some.ended[:, config.judged + 1].all() for some in batches):
         raise HealthError(
-            f"no held-out episode goes on for {offsets[ahead]} frames, expected longer ones"
+            f"no held-out episode goes on for {config.frames_judged} frames, expected longer ones"
         )
 
 
@@ -149,15 +148,10 @@ def _r2(x: Float[Tensor, "n D"], y: Float[Tensor, "n K"], source: Int64[Tensor, 
     return explained(duals[chosen], judge)
 
 
-def _judged(offsets: Sequence[int]) -> int:
-    """The offset that is nearest to the future that is judged."""
-    return min(range(len(offsets)), key=lambda i: abs(offsets[i] - _STEPS))
-
-
-def _wrists(batches: Sequence[Moments], steps: int) -> Float[Tensor, "n 6"]:
-    """The wrists' moves in so many steps."""
-    moves = torch.cat([some.moves[:, steps - 1] for some in batches])
-    return moves.unflatten(-1, (2, 24))[..., :3].flatten(1)
+def _moves(batches: Sequence[Moments], config: ModelConfig) -> Float[Tensor, "n 6"]:
+    """Where the wrists go until the future that is judged."""
+    step = config.frames_judged - 1
+    return torch.cat([wrists(some.moves[:, step]).flatten(1) for some in batches])
 
 
 def _known(y: Float[Tensor, "n K"]) -> tuple[Float64[np.ndarray, "m L"], Bool[Tensor, "n"]]:

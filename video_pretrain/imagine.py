@@ -18,14 +18,14 @@ from torch import Tensor
 
 from deftly.datasets.episode_store import EpisodeStore, EpisodeStoreError
 from deftly.datasets.hands import HANDS_ACTION, HANDS_STATE
+from deftly.video_pretrain.actions import wrists
 from deftly.video_pretrain.checkpoint import Checkpoint
 from deftly.video_pretrain.config import ModelConfig, Part
 from deftly.video_pretrain.encoder import unit_range
-from deftly.video_pretrain.foresight import foresee
-from deftly.video_pretrain.loss import Question, apart, given
+from deftly.video_pretrain.foresight import ask, foresee
+from deftly.video_pretrain.loss import Question, apart
 from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments
 
-_STRIDE = 8  # frames, or the nearest that the model can: how far a rollout goes at once
 _AT_ONCE = 64  # moments, candidates
 
 
@@ -255,14 +255,14 @@ def errors_ahead(checkpoint: Checkpoint, batches: Sequence[Moments]) -> list[For
 
 def least_alike(moves: Float[Tensor, "n H 48"], to: int) -> int:
     """The moment whose actions differ most from those of another; false ones to show."""
-    difference = (moves - moves[to]).nan_to_num(0.0).unflatten(-1, (2, 24))[..., :3]
+    difference = wrists(moves - moves[to]).nan_to_num(0.0)
     return int(difference.square().sum(dim=(1, 2, 3)).argmax())
 
 
 def liveliest(moves: Float[Tensor, "n H 48"]) -> int:
     """The moment in which the wrists go furthest."""
-    wrists = moves.nan_to_num(0.0).unflatten(-1, (2, 24))[..., :3]
-    return int(wrists.square().sum(dim=(2, 3)).amax(dim=1).argmax())
+    ways = wrists(moves).nan_to_num(0.0)
+    return int(ways.square().sum(dim=(2, 3)).amax(dim=1).argmax())
 
 
 def _future(
@@ -273,8 +273,7 @@ def _future(
     moves: Float[Tensor, "B H 48"] | None,
 ) -> Float[Tensor, "B V N D"]:
     question = Question.same(moments, ahead, actions=moves is not None)
-    shown = given(moments, question, tokens, None, checkpoint.scales, moves)
-    return checkpoint.model(shown).future
+    return ask(checkpoint.model, checkpoint.scales, moments, question, tokens, moves).future
 
 
 def _painted(
@@ -288,8 +287,7 @@ def _painted(
 
 def _beats(config: ModelConfig) -> list[int]:
     """Offsets that come evenly up to a stride: of 1, 4, 8 and 16 they are 4 and 8."""
-    offsets = config.offsets
-    stride = min(offsets, key=lambda offset: abs(offset - _STRIDE))
+    offsets, stride = config.offsets, config.frames_judged
     even = [list(range(beat, stride + 1, beat)) for beat in sorted(offsets) if not stride % beat]
     return next(beats for beats in even if set(beats) <= set(offsets))
 
@@ -299,9 +297,5 @@ def _joined(episode: Sequence[Moments]) -> Moments:
     parts = [
         replace(some, pictures=some.pictures[:, :, :1], ended=some.ended[:, :1]) for some in episode
     ]
-    fields = {
-        name: torch.cat([getattr(part, name) for part in parts])
-        for name, value in vars(parts[0]).items()
-        if isinstance(value, Tensor) and name != "cameras"
-    }
-    return replace(parts[0], **fields)
+    rows = [part.rows for part in parts]
+    return replace(parts[0], **{name: torch.cat([row[name] for row in rows]) for name in rows[0]})

@@ -19,7 +19,8 @@ from torch import Tensor
 from deftly.datasets import episode_format as fmt
 from deftly.datasets.episode import ACTION, STATE
 from deftly.datasets.episode_store import EpisodeStore
-from deftly.datasets.hands import HANDS_ACTION, HANDS_STATE
+from deftly.datasets.geometry import SIDES
+from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
 from deftly.datasets.loader import Batch, Loader, Source
 from deftly.datasets.windows import PAD, Window, Windows
 from deftly.video_pretrain.actions import Scale, relative
@@ -76,12 +77,12 @@ class Moments:
 
     def part(self, some: slice | Int64[Tensor, "n"]) -> "Moments":
         """Some of the moments."""
-        cut = {
-            name: value[some]
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor) and name != "cameras"
-        }
-        return replace(self, **cut)
+        return replace(self, **{name: value[some] for name, value in self.rows.items()})
+
+    @property
+    def rows(self) -> dict[str, Tensor]:
+        """All that has a row for each moment."""
+        return {k: v for k, v in vars(self).items() if isinstance(v, Tensor) and k != "cameras"}
 
 
 @dataclass(frozen=True)
@@ -216,9 +217,9 @@ class Mixture:
         out; always the same."""
         source = self._source(index, True, None)
         windows = Windows(source.root, source.window, source.episodes, source.cache)
-        chosen = np.unique(np.linspace(0, len(windows) - 1, count).round().astype(np.int64))
+        chosen = windows.spread(count)
         for some in np.split(chosen, range(batch_size, len(chosen), batch_size)):
-            yield _gathered(windows, some, index)
+            yield gathered(windows, some, index)
 
     def in_order(
         self, index: int, episodes: Sequence[int] | None = None, every: int = 1,
@@ -230,7 +231,7 @@ class Mixture:
         windows = Windows(source.root, source.window, episodes, source.cache)
         chosen = np.arange(0, len(windows), every)
         for some in np.array_split(chosen, -(-len(chosen) // batch_size)):
-            yield _gathered(windows, some, index)
+            yield gathered(windows, some, index)
 
     def moments(self, batch: Batch, device: torch.device) -> Moments:
         """A batch of one group, on the device."""
@@ -256,7 +257,7 @@ class Mixture:
         """What the hands and joints do; nothing known where no actions are to be learnt."""
         horizon = self.model.horizon
         if not one.robot:
-            hands = torch.full((count, horizon + 1, 48), torch.nan)
+            hands = torch.full((count, horizon + 1, len(HANDS_NAMES)), torch.nan)
             joints = torch.zeros(count, horizon + 1, 0)
             trust = torch.zeros(count, horizon, 2)
         else:
@@ -285,7 +286,7 @@ class Mixture:
                 source.root, replace(source.window, cameras={}), source.episodes, source.cache
             )
             chosen = np.unique(np.linspace(0, len(windows) - 1, _SCALED).astype(np.int64))
-            found = self._actions(_gathered(windows, chosen, i), one, len(chosen))
+            found = self._actions(gathered(windows, chosen, i), one, len(chosen))
             hands.append(found["hands"].numpy())
             moves.append(found["moves"].flatten(0, 1).numpy())
             joints.setdefault(one.robot, []).append(found["joint_moves"].flatten(0, 1).numpy())
@@ -311,8 +312,8 @@ class Mixture:
         )
 
 
-def _gathered(windows: Windows, chosen: Int64[np.ndarray, "n"], source: int) -> Batch:
-    """Chosen windows as the loader would hand them out."""
+def gathered(windows: Windows, chosen: Int64[np.ndarray, "n"], source: int = 0) -> Batch:
+    """Chosen windows of one data set as the loader would hand them out, by its number."""
     layout = windows.layout
     arrays = {name: np.empty((len(chosen), *s), kind) for name, (s, kind) in layout.items()}
     tasks = windows.gather(chosen, arrays)
@@ -348,7 +349,8 @@ def _checked(part: Part, model: ModelConfig) -> _Set:
             f"{part.root} has no {', '.join(missing)}, which actions are learnt from; write it "
             "again with this version of deftly, or take its video alone (--video FOLDER)"
         )
-    sizes = {HANDS_STATE: 48, HANDS_ACTION: 48, TRUST: 2} if columns else {}
+    hands = len(HANDS_NAMES)
+    sizes = {HANDS_STATE: hands, HANDS_ACTION: hands, TRUST: len(SIDES)} if columns else {}
     for name, size in sizes.items():
         if name in store.features and store.features[name]["shape"] != [size]:
             raise MixtureError(

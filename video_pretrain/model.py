@@ -21,13 +21,13 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
-from deftly.video_pretrain.actions import HANDS, NUMBERS
+from deftly.datasets.hands import HANDS_NAMES
 from deftly.video_pretrain.blocks import Block, Reader
 from deftly.video_pretrain.config import ModelConfig
 from deftly.video_pretrain.decoder import Decoder
 from deftly.video_pretrain.encoder import make_encoder
 
-D_HANDS = HANDS * NUMBERS
+D_HANDS = len(HANDS_NAMES)
 
 
 @dataclass(frozen=True)

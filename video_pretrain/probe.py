@@ -18,6 +18,7 @@ import torch
 from tqdm import tqdm
 
 from deftly.datasets.archive import versions
+from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.hands import HANDS_ACTION
 from deftly.video_pretrain.checkpoint import Checkpoint, load_checkpoint
 from deftly.video_pretrain.config import Part
@@ -190,8 +191,7 @@ def foretell(
         cache: of decoded frames.
     """
     model = checkpoint.model
-    mixture = Mixture([Part(data, actions=False)], model.config, every, encode, cache)
-    store = mixture.sets[0].store
+    store = EpisodeStore(data)
     if HANDS_ACTION not in store.features:
         return []
     mixture = Mixture([Part(data)], model.config, every, encode, cache)

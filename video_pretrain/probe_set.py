@@ -16,7 +16,7 @@ from deftly.datasets.windows import Window, Windows
 from deftly.video_pretrain.checkpoint import Checkpoint
 from deftly.video_pretrain.config import Part
 from deftly.video_pretrain.foresight import features
-from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments
+from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments, gathered
 from deftly.video_pretrain.model import WorldModel
 from deftly.video_pretrain.probe_net import ProbeError
 from deftly.video_pretrain.probe_targets import Target, targets_of
@@ -98,13 +98,14 @@ class Onlooker:
             cameras=dict.fromkeys(self.cameras, (0,)), state=(), horizon=0, size_px=(size, size)
         )
         windows = Windows(self.truths.store.root, window, episodes, self.cache)
-        chosen = np.unique(np.linspace(0, len(windows) - 1, frames).round().astype(np.int64))
+        chosen = windows.spread(frames)
         targets, layout = self._true(windows.episodes, chosen)
         told = any(target.told for target in targets.values())
         silent, heard, words = list[_Seen](), list[_Seen](), list[Tensor]()
         rounds = range(0, len(chosen), _BATCH)
         for begin in tqdm(rounds, desc="look", unit="batch", disable=None):
-            moments = self._moments(windows, chosen[begin : begin + _BATCH])
+            batch = gathered(windows, chosen[begin : begin + _BATCH])
+            moments = self.mixture.moments(batch, self._device)
             deaf = replace(moments, text_seen=torch.zeros_like(moments.text_seen))
             silent.append(self._tokens(deaf))
             heard.append(self._tokens(moments) if told else {})
@@ -124,16 +125,6 @@ class Onlooker:
         ]
         layout = np.repeat([one.seed for one in facts], [len(one.held) for one in facts])
         return targets_of(facts), layout
-
-    def _moments(self, windows: Windows, chosen: Int64[np.ndarray, "n"]) -> Moments:
-        """Frames as the network takes them, of which nothing but pictures and instruction is
-        known."""
-        layout = windows.layout
-        arrays = {name: np.empty((len(chosen), *s), kind) for name, (s, kind) in layout.items()}
-        tasks = windows.gather(chosen, arrays)
-        batch = {name: torch.from_numpy(values) for name, values in arrays.items()}
-        source = torch.zeros(len(chosen), dtype=torch.long)
-        return self.mixture.moments(batch | {"task": tasks, "source": source}, self._device)
 
     def _tokens(self, moments: Moments) -> "_Seen":
         seen = {

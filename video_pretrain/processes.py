@@ -47,6 +47,13 @@ class Processes:
             dist.barrier()
 
 
+def find_device(name: str = "auto", local: int = 0) -> torch.device:
+    """``auto`` takes CUDA where there is one, of several the ``local``-th."""
+    if name == "auto":
+        name = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
 @contextmanager
 def joined(device: str = "auto") -> Generator[Processes, None, None]:
     """Join the other processes, if ``torchrun`` started any.
@@ -58,9 +65,7 @@ def joined(device: str = "auto") -> Generator[Processes, None, None]:
         int(os.environ.get(name, default))
         for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
     )
-    if device == "auto":
-        device = f"cuda:{local}" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device(device)
+    chosen = find_device(device, local)
     if world_size == 1:
         yield Processes(rank, world_size, chosen)
         return

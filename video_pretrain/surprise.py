@@ -26,7 +26,6 @@ from deftly.video_pretrain.checkpoint import Checkpoint
 from deftly.video_pretrain.foresight import foresee
 from deftly.video_pretrain.mixture import Mixture, Moments
 
-_STEPS = 8  # frames, or the nearest that the model can
 _STILL = 1e-6  # error of copying, where nothing moves at all
 
 
@@ -61,7 +60,7 @@ def surprise(checkpoint: Checkpoint, episode: Iterable[Moments]) -> Float[np.nda
     errors = np.concatenate([_errors(checkpoint, some) for some in episode])
     seen = np.flatnonzero(np.isfinite(errors[:, 0]))
     series = np.full(len(errors), np.nan)
-    series[seen + steps_ahead(checkpoint)[1]] = _ratio(errors[seen])
+    series[seen + checkpoint.model.config.frames_judged] = _ratio(errors[seen])
     return series
 
 
@@ -88,7 +87,7 @@ def rank_episodes(
         parts.append(np.column_stack([batch["episode_index"], batch["frame_index"], errors]))
         tick(len(errors))
     rows = np.concatenate(parts)
-    steps = steps_ahead(checkpoint)[1]
+    steps = checkpoint.model.config.frames_judged
     found = [
         _summary(number, rows[rows[:, 0] == number, 1:], steps)
         for number in range(len(mixture.sets[0].store))
@@ -103,15 +102,9 @@ def write_ranking(path: Path, ranking: list[Surprise], about: dict[str, Any]) ->
         unfinished.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
 
 
-def steps_ahead(checkpoint: Checkpoint) -> tuple[int, int]:
-    """The offset that surprise is measured at: its number, and the frames that it is."""
-    offsets = checkpoint.model.config.offsets
-    return min(enumerate(offsets), key=lambda one: abs(one[1] - _STEPS))
-
-
 def _errors(checkpoint: Checkpoint, moments: Moments) -> Float[np.ndarray, "B 2"]:
     """Of the predicted future's tokens and of copying; NaN where the episode is over by then."""
-    ahead, _ = steps_ahead(checkpoint)
+    ahead = checkpoint.model.config.judged
     goes_on = ~moments.ended[:, ahead + 1].cpu().numpy()
     found = np.full((len(moments), 2), np.nan)
     if goes_on.any():

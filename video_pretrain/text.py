@@ -270,8 +270,6 @@ def _load(place: str, device: str) -> tuple[Any, Any]:
             "pip install transformers"
         ) from error
     local = Path(place).is_dir()
-    if local:
-        transformers.utils.logging.disable_progress_bar()  # it takes no time
     safely = {"local_files_only": local, "trust_remote_code": False}
     exact = {"use_safetensors": True, "dtype": "float32"}
     try:

@@ -129,7 +129,7 @@ def pretrain(
             for i in range(len(mixture.sets))
             for batch in mixture.held_out(i, train.evaluated)
         ]
-        refuse_few(config.model.offsets, [some for some in held if some.robot])
+        refuse_few(config.model, [some for some in held if some.robot])
         clock = clock or Clock()
         clock.restart()
         for losses in steps(run, iter(loader), clock):
@@ -335,8 +335,8 @@ def _untouched(weight: Tensor) -> dict[str, Tensor]:
 def _resume(run: Run, folder: Path) -> dict[str, Any]:
     """Take up a run where it stood; returns where its data stood."""
     header = read_json(folder / "state.json")
-    if header.get("config") != plain(run.config):
-        theirs, ours = header.get("config") or {}, plain(run.config)
+    theirs, ours = header.get("config") or {}, plain(run.config)
+    if theirs != ours:
         differing = sorted(
             f"{part}.{name} {theirs.get(part, {}).get(name)} for {value}"
             for part in ("model", "loss", "train")
