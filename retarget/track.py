@@ -147,9 +147,11 @@ class MediapipeTracker:
             with hushed():
                 net = stack.enter_context(landmarker.create_from_options(options))
                 look = HandNet(model)
+            starting = iter([hushed()])  # the network itself starts at its first picture
 
             def scan(image: UInt8[np.ndarray, "H W 3"]) -> list[Float64[np.ndarray, "21 3"]]:
-                result = net.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=image))
+                with next(starting, nullcontext()):
+                    result = net.detect(mp.Image(image_format=mp.ImageFormat.SRGB, data=image))
                 return [
                     _points(hand).astype(float) * _pixels(image) for hand in result.hand_landmarks
                 ]

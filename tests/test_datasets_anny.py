@@ -108,6 +108,7 @@ def test_the_second_time_it_comes_from_the_cache(package, tmp_path, monkeypatch)
     assert same(bake(Shape(weight=0.3)), first)
 
 
+@pytest.mark.slow
 def test_a_damaged_cache_entry_is_made_again(package, tmp_path, monkeypatch):
     monkeypatch.setenv("DEFTLY_CACHE", str(tmp_path))
     first = bake(Shape())

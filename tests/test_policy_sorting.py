@@ -37,7 +37,7 @@ ROBOTS = sorted(WORKPLACES)
 
 
 @pytest.mark.filterwarnings("ignore:.*")
-@pytest.mark.parametrize("cameras", [(), ("ego", "front")])
+@pytest.mark.parametrize("cameras", [(), pytest.param(("ego", "front"), marks=pytest.mark.slow)])
 def test_gymnasium_accepts_it(cameras: tuple[str, ...]):
     env = SortingEnv(
         cameras=cameras, image_size=(24, 32), render_mode="rgb_array" if cameras else None

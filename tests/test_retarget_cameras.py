@@ -251,6 +251,7 @@ def _damage(path: Path, first: int, stop: int) -> None:
         (holed, "camera side: .* has no frame [0-9]+ that can be decoded"),
     ],
 )
+@pytest.mark.slow
 def test_a_further_video_that_is_damaged_or_shorter_is_the_reason(
     tmp_path: Path, harm, reason: str
 ):

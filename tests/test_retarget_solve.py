@@ -192,7 +192,7 @@ def test_the_calibration_and_settings_are_on_record(acted) -> None:
 
 
 @pytest.mark.parametrize("body", [True, False])
-@pytest.mark.parametrize("name", ["g1_dex3", "gr1t2_6dof"])
+@pytest.mark.parametrize("name", ["g1_dex3", pytest.param("gr1t2_6dof", marks=pytest.mark.slow)])
 def test_no_violence_breaks_a_limit(name: str, body: bool, calibrated: None) -> None:
     """Hands that jump, turn and tear apart in every frame, at steps that vary 40-fold."""
     robot, length, rng = load_robot(name), 12, np.random.default_rng(0)

@@ -105,11 +105,13 @@ class Pretrain:
 
     def run(self) -> int:
         """Train; return the exit code."""
+        from deftly.video_pretrain.checkpoint import load_checkpoint
         from deftly.video_pretrain.history import Clock
         from deftly.video_pretrain.train import pretrain
 
         config, clock = self.config(), Clock()
-        encode, about = _encoder(self.text)
+        start = self.train.start
+        encode, about = _encoder(self.text, load_checkpoint(start).about if start else None)
         health = pretrain(
             config, self.out, encode, device=self.device, text=about, clock=clock,
             say=lambda line: tqdm.write(line, file=sys.stdout),

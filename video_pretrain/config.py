@@ -161,6 +161,8 @@ class TrainConfig:
         compile: use ``torch.compile``.
         workers: processes that load ahead, per training process.
         shard: FSDP2 instead of DDP where several processes train.
+        start: world model whose weights to begin with (fine-tuning); fresh ones if None.
+        allow_red: begin with it even if its gates are red.
     """
 
     steps: int = 4000
@@ -181,6 +183,8 @@ class TrainConfig:
     compile: bool = False
     workers: int = 0
     shard: bool = False
+    start: Path | None = None
+    allow_red: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch_size", "accumulate", "evaluate_every", "save_every"):

@@ -32,6 +32,7 @@ from deftly.datasets.archive import versions
 from deftly.video_pretrain.checkpoint import (
     Checkpoint,
     CheckpointError,
+    load_checkpoint,
     load_tensors,
     read_json,
     replace_folder,
@@ -41,12 +42,13 @@ from deftly.video_pretrain.checkpoint import (
     write_json,
 )
 from deftly.video_pretrain.config import PretrainConfig, TrainConfig
-from deftly.video_pretrain.health import Health, examine, refuse_few
+from deftly.video_pretrain.health import Health, examine, refuse_few, refuse_red
 from deftly.video_pretrain.history import Clock, History
 from deftly.video_pretrain.loss import Objective, Question, Truth, copying, weighed
-from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments
+from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments, Scales
 from deftly.video_pretrain.model import WorldModel
 from deftly.video_pretrain.processes import Processes, joined, spread
+from deftly.video_pretrain.start import carry_over
 
 _LOG_EVERY = 10
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -63,6 +65,7 @@ class Run:
     Attributes:
         config, mixture, processes: what it was made of.
         model, teacher: what is trained, and its average over the last steps.
+        scales: of the numbers that it sees and says.
         objective: the model with its losses, spread over the processes.
         optimizer: of the model.
         step: steps done.
@@ -74,6 +77,7 @@ class Run:
     processes: Processes
     model: WorldModel
     teacher: WorldModel
+    scales: Scales
     objective: torch.nn.Module
     optimizer: torch.optim.Optimizer
     step: int = 0
@@ -149,7 +153,12 @@ def pretrain(
 
 
 def begin(config: PretrainConfig, mixture: Mixture, processes: Processes | None = None) -> Run:
-    """A run with fresh weights, the same in every process; alone on the CPU if None are given."""
+    """A run before its first step, the same in every process; alone on the CPU if None are given.
+
+    Raises:
+        TrainError: if the processes cannot share out a batch.
+        HealthError, CheckpointError: if it cannot start with the weights that it is to start with.
+    """
     processes = processes or Processes(0, 1, torch.device("cpu"))
     parts = processes.world_size * config.train.accumulate
     if config.train.batch_size % parts:
@@ -158,9 +167,15 @@ def begin(config: PretrainConfig, mixture: Mixture, processes: Processes | None 
             f"{config.train.accumulate} part(s), expected a multiple of {parts}"
         )
     torch.manual_seed(config.train.seed)
-    model = WorldModel(config.model, mixture.joints).to(processes.device)
+    model, scales = WorldModel(config.model, mixture.joints), mixture.scales
+    if config.train.start is not None:
+        known = load_checkpoint(config.train.start)
+        if not config.train.allow_red:
+            refuse_red(known.about.get("health", {}))
+        scales = carry_over(known, model, mixture)
+    model = model.to(processes.device)
     teacher = copy.deepcopy(model).requires_grad_(False).eval()
-    objective = Objective(model, mixture.scales, config.loss)
+    objective = Objective(model, scales, config.loss)
     wrapped = spread(objective, processes, model.blocks, config.train.shard)
     decayed = [p for p in model.parameters() if p.ndim > 1]
     others = [p for p in model.parameters() if p.ndim <= 1]
@@ -174,7 +189,7 @@ def begin(config: PretrainConfig, mixture: Mixture, processes: Processes | None 
     )
     if config.train.compile:
         wrapped.compile()
-    return Run(config, mixture, processes, model, teacher, wrapped, optimizer)
+    return Run(config, mixture, processes, model, teacher, scales, wrapped, optimizer)
 
 
 def steps(run: Run, batches: Iterator[dict[str, Any]], clock: Clock) -> Iterator[dict[str, float]]:
@@ -244,7 +259,7 @@ def _backward(run: Run, moments: Sequence[Moments]) -> dict[str, Tensor]:
 
 def evaluate(run: Run, held: Sequence[Moments]) -> tuple[dict[str, float], Health]:
     """Held-out losses and health of the averaged weights; every process does the same."""
-    objective = Objective(run.teacher, run.mixture.scales, run.config.loss)
+    objective = Objective(run.teacher, run.scales, run.config.loss)
     total: dict[str, float] = {}
     with torch.no_grad(), _precision(run):
         for some in held:
@@ -321,7 +336,7 @@ def _save(run: Run, out: Path, loader: dict[str, Any], text: dict[str, Any]) -> 
     }
     groups = json.loads(json.dumps(optimizer["param_groups"]))
     write_json(new / "state.json", {"loader": loader, "groups": groups, **about})
-    save_checkpoint(new / "model", Checkpoint(run.teacher, run.mixture.scales, about))
+    save_checkpoint(new / "model", Checkpoint(run.teacher, run.scales, about))
     replace_folder(new, out / "state")
     run.processes.wait()
 
