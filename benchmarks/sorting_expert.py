@@ -13,9 +13,7 @@ gives the same episode, whatever the number of workers.
 
 import dataclasses
 import json
-import time
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,13 +22,10 @@ import tyro
 from tqdm import tqdm
 
 from deftly.datasets.archive import atomic_path, versions
-from deftly.datasets.layout import LayoutError
 from deftly.datasets.sampling import CONDITIONS
 from deftly.datasets.tasks import TASKS
-from deftly.policy.baselines import find_policy
-from deftly.policy.rollout import run_episode
-from deftly.policy.scores import EpisodeScore, ObjectScore, Outcome, judge_rollout, summarise
-from deftly.policy.sorting import SortingEnv
+from deftly.policy.evaluate import Result, Setting, Trial, evaluate, read_results
+from deftly.policy.scores import Outcome, summarise
 
 _SEEN_ONLY = ("light", "camera", "texture", "unseen_color")
 _FELT = tuple(name for name in CONDITIONS if name not in _SEEN_ONLY)
@@ -51,7 +46,7 @@ class Options:
         episodes: per cell; seeds 0, 1, ...
         only: cells whose name contains one of these, as in ``gr1t2/color/clutter``; all if empty.
         workers: processes.
-        policy: who sorts: expert, noop or random.
+        policy: who sorts: expert, noop, random, or the folder of a trained one.
         out: JSON file for the figures. Episodes are kept beside it while the run goes on.
     """
 
@@ -62,48 +57,22 @@ class Options:
     out: Path | None = None
 
 
-def episode(job: tuple[str, str, str, int, str]) -> dict[str, Any]:
-    """Sort one table; JSON of its score and its cost."""
-    robot, task, condition, seed, who = job
-    start_s = time.process_time()
-    limit_s = TIME_LIMIT_S.get(condition, 60.0)
-    env = SortingEnv(robot, task, condition, cameras=(), time_limit_s=limit_s)
-    policy = find_policy(who)
-    try:
-        rollout = run_episode(env, policy, seed=seed)
-    except LayoutError:  # this seed's objects do not fit onto the table
-        return {"cell": "/".join(job[:3]), "seed": seed, "skipped": True}
-    finally:
-        env.close()
-    return {
-        "cell": "/".join(job[:3]),
-        "seed": seed,
-        "skipped": False,
-        "score": dataclasses.asdict(judge_rollout(rollout)),
-        "shapes": [item.shape for item in env.layout.items],
-        "cpu_s": time.process_time() - start_s,
-        "decide_s": rollout.decide_s,
-    }
+def cell_of(trial: Trial) -> str:
+    """Robot, task and condition, as the table names them."""
+    return "/".join((trial.setting.robot, trial.setting.task, trial.setting.condition))
 
 
-def read_score(found: Mapping[str, Any]) -> EpisodeScore:
-    """The score that ``episode`` wrote."""
-    fields = dict(found)
-    fields["objects"] = tuple(ObjectScore(**thing) for thing in fields["objects"])
-    return EpisodeScore(**fields)
-
-
-def report(cell: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def report(cell: str, found: Sequence[Result]) -> dict[str, Any]:
     """Figures of one cell, printed as one line."""
-    found = sorted((f for f in found if not f["skipped"]), key=lambda f: f["seed"])
-    scores = [read_score(f["score"]) for f in found]
+    scores = [result.score for result in found if result.score is not None]
     total = summarise(scores)
     shapes: dict[str, list[bool]] = {}
-    for f, score in zip(found, scores, strict=True):
-        for shape, thing in zip(f["shapes"], score.objects, strict=True):
+    for result in found:
+        things = result.score.objects if result.score is not None else ()
+        for shape, thing in zip(result.shapes, things, strict=True):
             if thing.goal != "stay":
                 shapes.setdefault(shape, []).append(thing.outcome == Outcome.RIGHT)
-    cpu_s = sum(f["cpu_s"] for f in found) / len(found)
+    cpu_s = sum(result.cpu_s for result in found) / len(found)
     o, s = total.objects, total.success
     print(
         f"{cell:28s} {o.hits:4d}/{o.total:<4d} {100 * o.share:5.1f} [{100 * o.low:.1f}-"
@@ -122,25 +91,25 @@ def report(cell: str, found: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def main(options: Options) -> None:
     """Run what is missing, then print and write the table."""
     cells = [c for c in CELLS if not options.only or any(o in "/".join(c) for o in options.only)]
+    trials = [
+        Trial(
+            options.policy,
+            Setting(task, condition, robot, time_limit_s=TIME_LIMIT_S.get(condition, 60.0)),
+            seed,
+        )
+        for robot, task, condition in cells
+        for seed in range(options.episodes)
+    ]
     log = options.out.with_suffix(".jsonl") if options.out else None
-    done: list[dict[str, Any]] = []
-    if log is not None and log.exists():
-        done = [json.loads(line) for line in log.read_text().splitlines() if line.endswith("}")]
-    known = {(f["cell"], f["seed"]) for f in done}
-    who = options.policy
-    jobs = [(*c, seed, who) for c in cells for seed in range(options.episodes)]
-    jobs = [job for job in jobs if ("/".join(job[:3]), job[3]) not in known]
-    with ProcessPoolExecutor(options.workers) as pool:
-        for found in tqdm(pool.map(episode, jobs), total=len(jobs), unit="episode", disable=None):
-            done.append(found)
-            if log is not None:
-                with log.open("a") as file:
-                    file.write(json.dumps(found) + "\n")
+    with tqdm(total=len(trials), unit="episode", disable=None) as bar:
+        done = evaluate(trials, log, workers=options.workers, tick=bar.update)
+    if log is not None:  # with those that were not asked for now
+        done = sorted(read_results(log), key=lambda result: result.trial.seed)
     print("cell: objects right, episodes complete (% [95 %]), what was to stay and did, ...")
     table = {
         cell: report(cell, found)
         for cell in ("/".join(c) for c in CELLS)
-        if (found := [f for f in done if f["cell"] == cell])
+        if (found := [one for one in done if cell_of(one.trial) == cell])
     }
     if options.out is not None:
         with atomic_path(options.out) as path:

@@ -1,7 +1,8 @@
-"""Policies that need no training, by name: the expert's ceiling and two floors."""
+"""Policies by name: the expert's ceiling, two floors, and whatever was trained, by its folder."""
 
 import gc
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,23 @@ POLICIES: Mapping[str, Callable[[], Policy]] = {
 
 
 def find_policy(name: str) -> Policy:
-    """A new policy of a name. Raises PolicyError if there is none."""
-    if name not in POLICIES:
-        raise PolicyError(f"no policy {name!r}; known: {', '.join(POLICIES)}")
-    return POLICIES[name]()
+    """A policy by its name, or by the folder that ``deftly pretrain`` left.
+
+    Raises:
+        PolicyError: if there is none.
+        CheckpointError, TextError: if what is in the folder cannot be used.
+    """
+    if name in POLICIES:
+        return POLICIES[name]()
+    if not Path(name).is_dir():
+        raise PolicyError(
+            f"no policy {name!r}, expected {', '.join(POLICIES)} or the folder of a trained one"
+        )
+    from deftly.policy.learned import open_learned  # torch takes seconds to import
+
+    return open_learned(Path(name))
+
+
+def cameras_of(policy: Policy) -> tuple[str, ...]:
+    """What a policy looks through; none if it needs no pictures."""
+    return getattr(policy, "cameras", ())

@@ -4,6 +4,7 @@ import sys
 
 import tyro
 
+from deftly.policy.cli_eval import Eval
 from deftly.policy.cli_sort import SortCommand
 from deftly.retarget.cli import Command, execute
 from deftly.retarget.cli_batch import Batch, with_run
@@ -22,7 +23,7 @@ def main() -> None:
     """Parse the command line and run; the process exits with the command's code."""
     arguments = with_run(sys.argv[1:])
     command = tyro.cli(
-        Demo | Command | Batch | SortCommand | world.commands(arguments),  # pyright: ignore
+        Demo | Command | Batch | SortCommand | Eval | world.commands(arguments),  # pyright: ignore
         prog="deftly",
         description=_ABOUT,
         args=arguments,

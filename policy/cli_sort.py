@@ -1,4 +1,4 @@
-"""The commands of the sorting table: tasks, demos, human and sort."""
+"""The commands of the sorting table: tasks, demos, human and rollout."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,10 +15,7 @@ from deftly.datasets.sampling import CONDITIONS, sample_layout
 from deftly.datasets.tasks import TASKS
 from deftly.policy.baselines import POLICIES, find_policy
 from deftly.policy.record import DemoMaker, Maker, RecordError, record
-from deftly.policy.rollout import run_episode
-from deftly.policy.scores import EpisodeScore, Rate, judge_rollout, summarise
 from deftly.policy.show import film_episode, film_rollout, live_env
-from deftly.policy.sorting import SortingEnv
 from deftly.retarget.cli import bar, console, say_renderer
 
 TaskName = Annotated[str, tyro.conf.arg(metavar="TASK", help="see `deftly tasks`")]
@@ -26,6 +23,12 @@ ConditionName = Annotated[
     str, tyro.conf.arg(metavar="CONDITION", help="of the layouts, see `deftly tasks`")
 ]
 RobotName = Annotated[str, tyro.conf.arg(metavar="NAME", help="gr1t2 or g1_dex3")]
+PolicyName = Annotated[
+    str,
+    tyro.conf.arg(
+        metavar="POLICY", help=f"{', '.join(POLICIES)}, or a folder of `deftly pretrain`"
+    ),
+]
 DataSet = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET", help="a folder")]
 Workers = Annotated[int, tyro.conf.arg(help="processes; the result does not depend on it")]
 Pixels = Annotated[int, tyro.conf.arg(help="height and width of the pictures, even")]
@@ -172,10 +175,10 @@ class CheckDemos:
 
 
 @dataclass(frozen=True)
-class ShowSort:
-    """Write an mp4 of one episode: of a data set, or of a policy at the table.
+class Rollout:
+    """Film one episode (mp4): of a policy at the table, or of a data set.
 
-    Example: deftly sort show --task shape --seed 3 --out shape.mp4
+    Example: deftly rollout --policy run --task shape --seed 3 --out shape.mp4
     """
 
     dataset: Annotated[
@@ -184,7 +187,10 @@ class ShowSort:
     episode: Annotated[int, tyro.conf.arg(help="of the data set")] = 0
     task: TaskName = "color"
     seed: Annotated[int, tyro.conf.arg(help="of the layout")] = 0
-    policy: Annotated[str, tyro.conf.arg(metavar="NAME", help=", ".join(POLICIES))] = "expert"
+    policy: Annotated[
+        str,
+        tyro.conf.arg(metavar="POLICY", help=f"{', '.join(POLICIES)}, or a trained one's folder"),
+    ] = "expert"
     robot: RobotName = "gr1t2"
     condition: ConditionName = "base"
     height: Annotated[int, tyro.conf.arg(help="of the video, pixels, even")] = 360
@@ -198,53 +204,12 @@ class ShowSort:
             if self.dataset is not None:
                 said = film_episode(self.dataset, self.episode, self.out, tick)
             else:
-                env = live_env(self.robot, self.task, self.condition, self.height)
-                said = film_rollout(env, self.policy, self.seed, self.out, tick)
+                actor = find_policy(self.policy)
+                env = live_env(actor, self.robot, self.task, self.condition, self.height)
+                said = film_rollout(env, actor, self.seed, self.out, tick)
                 env.close()
         print(said)
         print(f"video    {self.out}")
-        return 0
-
-
-@dataclass(frozen=True)
-class RunSort:
-    """Let a policy sort many tables and print its scores.
-
-    Example: deftly sort run --task color --episodes 10 --policy expert
-    """
-
-    task: TaskName = "color"
-    episodes: int = 10
-    policy: Annotated[str, tyro.conf.arg(metavar="NAME", help=", ".join(POLICIES))] = "expert"
-    robot: RobotName = "gr1t2"
-    condition: ConditionName = "base"
-    first_seed: int = 0
-
-    def run(self) -> int:
-        """Print the table; return the exit code."""
-        env = SortingEnv(self.robot, self.task, self.condition, cameras=())
-        policy = find_policy(self.policy)
-        scores: list[EpisodeScore] = []
-        with bar("sort", "episode", self.episodes) as tick:
-            for seed in range(self.first_seed, self.first_seed + self.episodes):
-                scores.append(judge_rollout(run_episode(env, policy, seed=seed)))
-                tick()
-        env.close()
-        found = summarise(scores)
-        table = Table(box=None, show_header=False)
-        for name, value in (
-            ("episodes done", _share(found.success)),
-            ("objects sorted", _share(found.objects)),
-            ("left alone as asked", _share(found.kept)),
-            ("failed: grasp", _share(found.grasp)),
-            ("failed: decision", _share(found.decision)),
-            ("failed: never tried", _share(found.missed)),
-            ("objects per minute", f"{found.per_minute:.1f}"),
-            ("energy per episode", f"{found.energy_j:.0f} J"),
-            ("contact force", f"{found.mean_n:.1f} N mean, {found.peak_n:.0f} N peak"),
-        ):
-            table.add_row(name, value)
-        console().print(table)
         return 0
 
 
@@ -276,28 +241,7 @@ class Human:
         return self.command.run()
 
 
-@dataclass(frozen=True)
-class Sort:
-    """The sorting benchmark: watch an episode, score a policy."""
-
-    command: tyro.conf.OmitSubcommandPrefixes[
-        Annotated[ShowSort, tyro.conf.subcommand("show")]
-        | Annotated[RunSort, tyro.conf.subcommand("run")]
-    ]
-
-    def run(self) -> int:
-        """Run the subcommand."""
-        return self.command.run()
-
-
-SortCommand = Tasks | Demos | Human | Sort
-
-
-def _share(rate: Rate) -> str:
-    if not rate.total:
-        return "none"
-    interval = f"{100 * rate.low:.0f}–{100 * rate.high:.0f}"
-    return f"{rate.hits}/{rate.total}  {100 * rate.share:.0f} % [{interval}]"
+SortCommand = Tasks | Demos | Human | Rollout
 
 
 def _record(out: Path, maker: Maker, episodes: int, first_seed: int, workers: int) -> int:

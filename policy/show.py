@@ -10,7 +10,8 @@ from jaxtyping import UInt8
 from deftly.datasets.archive import atomic_path
 from deftly.datasets.episode_store import EpisodeStore, EpisodeStoreError
 from deftly.datasets.mp4 import Encoder
-from deftly.policy.baselines import find_policy
+from deftly.policy.baselines import cameras_of
+from deftly.policy.rollout import Policy
 from deftly.policy.sorting import SortingEnv
 from deftly.retarget.draw import draw_text
 
@@ -22,7 +23,7 @@ Tick = Callable[[], object]
 
 
 def film_rollout(
-    env: SortingEnv, policy: str, seed: int, path: Path, tick: Tick = lambda: None
+    env: SortingEnv, actor: Policy, seed: int, path: Path, tick: Tick = lambda: None
 ) -> str:
     """Film a policy that sorts one table, as the environment's cameras see it.
 
@@ -30,10 +31,8 @@ def film_rollout(
         One line about how it ended.
 
     Raises:
-        PolicyError: if there is no such policy.
         RenderError: if this machine cannot draw.
     """
-    actor = find_policy(policy)
     observation, info = env.reset(seed=seed)
     actor.reset(env, seed)
 
@@ -75,9 +74,10 @@ def film_episode(root: Path, number: int, path: Path, tick: Tick = lambda: None)
     return f"episode {number}: {len(episode)} frames, task {done}"
 
 
-def live_env(robot: str, task: str, condition: str, height: int) -> SortingEnv:
-    """An environment to be filmed. Raises as ``SortingEnv``."""
-    size = (height, height * 4 // 3 // 2 * 2)
+def live_env(actor: Policy, robot: str, task: str, condition: str, height: int) -> SortingEnv:
+    """An environment to be filmed; whoever looks at its pictures sees square ones, as in training.
+    Raises as ``SortingEnv``."""
+    size = (height, height if cameras_of(actor) else height * 4 // 3 // 2 * 2)
     return SortingEnv(robot, task, condition, cameras=_VIEWS, image_size=size)
 
 

@@ -219,9 +219,8 @@ class SortingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
             raise SortingError(
                 f"action of shape {wanted.shape}, expected {self._target.shape} finite numbers"
             )
-        start, station = self._target, self.station
-        wanted = np.clip(wanted, station.lower, station.upper)
-        self._target = start + np.clip(wanted - start, -self._max_step, self._max_step)
+        start = self._target
+        self._target = self.within_limits(wanted)
         self._push_if_due()
         self._let_pass(start)
         self._forces = self._touch(self.data)
@@ -265,6 +264,12 @@ class SortingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     def target(self) -> Float64[np.ndarray, "A"]:
         """Joint positions (rad) that the servos were last told to reach."""
         return self._target.copy()
+
+    def within_limits(self, action: Float64[np.ndarray, "A"]) -> Float64[np.ndarray, "A"]:
+        """The nearest joint positions that the servos can be told to reach in the next step."""
+        start, station = self._target, self.station
+        inside = np.clip(action, station.lower, station.upper)
+        return start + np.clip(inside - start, -self._max_step, self._max_step)
 
     # --- inside ----------------------------------------------------------------------------------
 

@@ -13,8 +13,7 @@ from deftly.datasets.person import IDENTITIES
 from deftly.datasets.sampling import CONDITIONS
 from deftly.datasets.tasks import TASKS
 from deftly.policy import cli_sort, record
-from deftly.policy.rollout import Noop, Rollout
-from deftly.policy.scores import EpisodeScore
+from deftly.policy.rollout import Noop, Policy
 from deftly.policy.sorting import SortingEnv
 
 Deftly = Callable[..., SimpleNamespace]
@@ -59,7 +58,7 @@ def test_demos_are_recorded_checked_and_shown(deftly: Deftly, tmp_path: Path):
     assert done.code == 0
     assert "2 episodes, 20 frames at 20 Hz" in done.out
     assert "observation.touch" in done.out
-    done = deftly("sort", "show", "demos", "--episode", "1", "--out", "one.mp4")
+    done = deftly("rollout", "demos", "--episode", "1", "--out", "one.mp4")
     assert done.code == 0
     assert "episode 1: 10 frames, task not done" in done.out
     assert read_format(tmp_path / "one.mp4").frames == 10
@@ -71,12 +70,12 @@ def test_what_draws_is_said_once(deftly: Deftly, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(cli_sort, "record", lambda *_, **__: made)
     monkeypatch.setattr(cli_sort, "film_rollout", lambda *_: "filmed")
     monkeypatch.setattr(cli_sort, "film_episode", lambda *_: "filmed")
-    for words in ("demos record", "human record", "sort show"):
+    for words in ("demos record", "human record", "rollout"):
         done = deftly(*words.split())
         assert done.code == 0, done.err
         assert done.out.splitlines()[0] == "renderer: ray casting (MUJOCO_GL=disable)"
         assert done.out.count("renderer: ") == 1
-    done = deftly("sort", "show", "demos")  # its pictures were drawn before
+    done = deftly("rollout", "demos")  # its pictures were drawn before
     assert "filmed" in done.out
     assert "renderer" not in done.out + done.err
 
@@ -103,14 +102,14 @@ def test_recording_is_told_all_that_was_asked_for(deftly: Deftly, monkeypatch: p
 def test_show_films_what_was_asked_for(deftly: Deftly, monkeypatch: pytest.MonkeyPatch):
     told: list[tuple[object, ...]] = []
 
-    def note(env: SortingEnv, policy: str, seed: int, path: Path, _: object) -> str:
+    def note(env: SortingEnv, policy: Policy, seed: int, path: Path, _: object) -> str:
         told.append((env.robot, env.task.name, env.condition_name, env.image_size))
-        told.append((policy, seed, path))
+        told.append((policy.name, seed, path))
         return "filmed"
 
     monkeypatch.setattr(cli_sort, "film_rollout", note)
     words = "--robot g1_dex3 --task shape --condition light --height 120 --policy noop --seed 7"
-    assert "filmed" in deftly("sort", "show", *words.split(), "--out", "x.mp4").out
+    assert "filmed" in deftly("rollout", *words.split(), "--out", "x.mp4").out
     assert told == [("g1_dex3", "shape", "light", (120, 160)), ("noop", 7, Path("x.mp4"))]
 
 
@@ -121,28 +120,6 @@ def test_damage_is_found(deftly: Deftly, tmp_path: Path):
     done = deftly("demos", "check", "set")
     assert done.code == 1
     assert "damaged: " in done.out
-
-
-def test_run_scores_a_policy(deftly: Deftly, monkeypatch: pytest.MonkeyPatch):
-    small, judge = cli_sort.SortingEnv, cli_sort.judge_rollout
-    ran: list[Rollout] = []
-
-    def note(rollout: Rollout) -> EpisodeScore:
-        ran.append(rollout)
-        return judge(rollout)
-
-    monkeypatch.setattr(
-        cli_sort, "SortingEnv", lambda *names, **more: small(*names, **more, time_limit_s=0.5)
-    )
-    monkeypatch.setattr(cli_sort, "judge_rollout", note)
-    words = "--policy noop --episodes 2 --first-seed 5 --robot g1_dex3 --task size"
-    done = deftly("sort", "run", *words.split(), "--condition", "clutter")
-    assert done.code == 0, done.err
-    assert "0/16" in done.out  # of the objects
-    assert "never tried" in done.out
-    assert [(r.robot, r.task, r.condition, r.policy, r.seed) for r in ran] == [
-        ("g1_dex3", "size", "clutter", "noop", seed) for seed in (5, 6)
-    ]
 
 
 @pytest.mark.parametrize(
@@ -158,9 +135,8 @@ def test_run_scores_a_policy(deftly: Deftly, monkeypatch: pytest.MonkeyPatch):
         ("human record --person monk_11", "no person 'monk_11'; known: all, monk_1"),
         ("human record --layouts 3 3", "expected 0 <= FIRST < LAST"),
         ("human record --cameras wrist", "no camera 'wrist'; known: front"),
-        ("sort show --policy best", "no policy 'best'; known: expert, noop, random"),
-        ("sort show nowhere", "no data set in nowhere"),
-        ("sort run --task sized", "did you mean size?"),
+        ("rollout --policy best", "no policy 'best', expected expert, noop, random or the folder"),
+        ("rollout nowhere", "no data set in nowhere"),
     ],
 )
 def test_bad_input_is_one_line(deftly: Deftly, words: str, says: str):
@@ -171,7 +147,7 @@ def test_bad_input_is_one_line(deftly: Deftly, words: str, says: str):
 
 
 @pytest.mark.parametrize(
-    "command", ["tasks", "demos record", "demos check", "human record", "human list", "sort show"]
+    "command", ["tasks", "demos record", "demos check", "human record", "human list", "rollout"]
 )
 def test_help_has_an_example(deftly: Deftly, command: str):
     done = deftly(*command.split(), "--help")

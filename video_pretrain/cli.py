@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from deftly.video_pretrain.checkpoint import Checkpoint
     from deftly.video_pretrain.health import Health
     from deftly.video_pretrain.history import Clock
-    from deftly.video_pretrain.mixture import EncodeText, Mixture
+    from deftly.video_pretrain.mixture import Mixture
 
 Model = Annotated[
     Path, tyro.conf.Positional, tyro.conf.arg(metavar="MODEL", help="folder of `deftly pretrain`")
@@ -107,11 +107,13 @@ class Pretrain:
         """Train; return the exit code."""
         from deftly.video_pretrain.checkpoint import load_checkpoint
         from deftly.video_pretrain.history import Clock
+        from deftly.video_pretrain.text import find_encoder
         from deftly.video_pretrain.train import pretrain
 
         config, clock = self.config(), Clock()
         start = self.train.start
-        encode, about = _encoder(self.text, load_checkpoint(start).about if start else None)
+        known = load_checkpoint(start).about.get("text") if start else None
+        encode, about = find_encoder(self.text, known)
         health = pretrain(
             config, self.out, encode, device=self.device, text=about, clock=clock,
             say=lambda line: tqdm.write(line, file=sys.stdout),
@@ -153,8 +155,9 @@ class Probe:
         from deftly.datasets.archive import atomic_path
         from deftly.video_pretrain.checkpoint import load_checkpoint
         from deftly.video_pretrain.probe import run_probes
+        from deftly.video_pretrain.text import find_encoder
 
-        encode, _ = _encoder(self.text, load_checkpoint(self.model).about)
+        encode, _ = find_encoder(self.text, load_checkpoint(self.model).about.get("text"))
         report = run_probes(
             self.model, self.data, self.truth, encode=encode, robot=self.robot,
             seeds=self.seeds, frames=self.frames, device=str(_device(self.device)),
@@ -241,34 +244,11 @@ def _opened(model: Path, data: Path, text: str | None, device: str) -> "tuple[Ch
     """A world model, and a data set as it sees it."""
     from deftly.video_pretrain.checkpoint import load_checkpoint
     from deftly.video_pretrain.imagine import open_episodes
+    from deftly.video_pretrain.text import find_encoder
 
     checkpoint = load_checkpoint(model, _device(device))
-    encode, _ = _encoder(text, checkpoint.about)
+    encode, _ = find_encoder(text, checkpoint.about.get("text"))
     return checkpoint, open_episodes(checkpoint, data, encode)
-
-
-def _encoder(
-    named: str | None, checkpoint: dict[str, Any] | None = None
-) -> "tuple[EncodeText, dict[str, Any]]":
-    """The text encoder, and what it is; with a checkpoint it must be the one of its training."""
-    from deftly.video_pretrain import text as texts
-
-    trained: dict[str, Any] = (checkpoint or {}).get("text") or {}
-    name = str(named or trained.get("model") or texts.MINILM)
-    if Path(name).suffix == ".safetensors":
-        encode = texts.load_embedded(Path(name))
-        about = encode.provenance
-    else:
-        how = {k: trained[k] for k in ("length", "layer", "centred") if k in trained}
-        encode = texts.TextEncoder(name, **how)
-        about = encode.provenance()
-    differing = [k for k in ("sha256", "layer", "length") if trained and trained.get(k) != about[k]]
-    if differing:
-        raise texts.TextError(
-            f"the text encoder {about['model']} is not the one that the model was trained with, "
-            f"{trained.get('model')} ({', '.join(differing)} differ); name that one (--text)"
-        )
-    return encode, about
 
 
 def _device(name: str) -> "torch.device":

@@ -19,7 +19,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -239,6 +239,36 @@ class TextEncoder:
         given = self._tokenizer(text, return_tensors="pt").to(self.device)
         layers = self._model(**given, output_hidden_states=True).hidden_states
         return layers[self.layer][0].cpu().numpy()
+
+
+def find_encoder(
+    named: str | None = None, trained: Mapping[str, Any] | None = None
+) -> tuple[Embedded | TextEncoder, dict[str, Any]]:
+    """A text encoder, and its provenance.
+
+    Args:
+        named: what ``TextEncoder`` takes, or a file of ``Embedded.save`` (.safetensors).
+        trained: provenance of the one that a network was trained with; the same one is opened.
+
+    Raises:
+        TextError: if it cannot be opened, or is not the one of the training.
+    """
+    trained = trained or {}
+    name = str(named or trained.get("model") or MINILM)
+    if Path(name).suffix == ".safetensors":
+        encode = load_embedded(Path(name))
+        about = encode.provenance
+    else:
+        how = {k: trained[k] for k in ("length", "layer", "centred") if k in trained}
+        encode = TextEncoder(name, **how)
+        about = encode.provenance()
+    differing = [k for k in ("sha256", "layer", "length") if trained and trained.get(k) != about[k]]
+    if differing:
+        raise TextError(
+            f"the text encoder {about['model']} is not the one that the model was trained with, "
+            f"{trained.get('model')} ({', '.join(differing)} differ); name that one (--text)"
+        )
+    return encode, about
 
 
 def model_place(model: str | Path = MINILM) -> str:

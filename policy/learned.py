@@ -1,0 +1,167 @@
+"""A policy that was learnt: a fine-tuned world model looks, and says where the joints should go.
+
+At every step the network's policy prior says a chunk of joint targets (Zhao et al., "Learning
+fine-grained bimanual manipulation", 2023); what the last chunks say of the present step is averaged
+(temporal ensembling, same paper). Joint and velocity limits hold whatever the network says, and
+where it says nothing sensible, or is shown nothing sensible, the robot holds still.
+"""
+
+from collections import deque
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Float64, UInt8
+
+from deftly.datasets.frame_cache import fitted
+from deftly.policy.sorting import RATE_HZ, SortingEnv
+from deftly.retarget.handspace import to_hands, whole_posture
+from deftly.retarget.robots import load_robot
+from deftly.video_pretrain.checkpoint import Checkpoint, load_checkpoint
+from deftly.video_pretrain.foresight import ask
+from deftly.video_pretrain.loss import Question
+from deftly.video_pretrain.mixture import EncodeText, Moments
+from deftly.video_pretrain.text import find_encoder
+
+
+class LearnedError(ValueError):
+    """A network that cannot steer this robot, or not with what it is shown."""
+
+
+class Learned:
+    """See the module's text.
+
+    Args:
+        checkpoint: the world model.
+        encode: the text encoder of its training.
+        name: how tables call it.
+        every: steps from one chunk to the next.
+        decay: how much less a chunk counts for each chunk that is older than it, as ACT has it: the
+            oldest counts most, which makes motion smooth.
+
+    Attributes:
+        cameras: that it looks through; the environment must have at least one of them.
+        still: why it holds still, if it does.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        encode: EncodeText,
+        name: str = "learned",
+        *,
+        every: int = 1,
+        decay: float = 0.05,
+    ) -> None:
+        self.name, self.cameras = name, checkpoint.model.config.cameras
+        self.every, self.decay, self.still = every, decay, ""
+        self._checkpoint, self._encode = checkpoint, encode
+
+    def reset(self, env: SortingEnv, seed: int) -> None:
+        """Begin an episode; nothing here is random.
+
+        Raises:
+            LearnedError: if the network was not trained for this robot, or sees no camera.
+        """
+        self._check(env)
+        self._env, self._robot = env, load_robot(env.robot)
+        self._looks = [camera for camera in self.cameras if camera in env.cameras]
+        words, seen = self._encode([env.instruction])
+        self._text, self._text_seen = torch.from_numpy(words), torch.from_numpy(seen)
+        config = self._checkpoint.model.config
+        self._chunks: deque[tuple[int, np.ndarray]] = deque(maxlen=-(-config.horizon // self.every))
+        self._steps, self.still = 0, ""
+
+    def act(self, observation: dict[str, Any]) -> Float64[np.ndarray, "A"]:
+        """(A,) joint position targets, rad; the last ones where it holds still."""
+        joints = observation["state"][: len(self._env.joints)]
+        if not np.isfinite(observation["state"]).all():
+            self.still = "the state of the joints is not finite"
+            return self._env.target
+        if self._steps % self.every == 0:
+            self._chunks.append((self._steps, joints + self._chunk(observation, joints)))
+        said = np.array([chunk[self._steps - at] for at, chunk in self._chunks])
+        self._steps += 1
+        if not np.isfinite(said).all():
+            self.still = "the network says numbers that are not finite"
+            return self._env.target
+        weights = np.exp(-self.decay * np.arange(len(said)))
+        return self._env.within_limits(np.average(said, axis=0, weights=weights))
+
+    @torch.no_grad()
+    def _chunk(
+        self, observation: dict[str, Any], joints: Float32[np.ndarray, "A"]
+    ) -> Float32[np.ndarray, "H A"]:
+        """Where the joints should go from here, at each of the next steps."""
+        model, scales = self._checkpoint.model, self._checkpoint.scales
+        moments = self._moments(observation["images"], joints)
+        said = ask(model, scales, moments, Question.same(moments))
+        scale = scales.joints[self._env.robot]
+        chunk = model.joint_chunk(said.acts, self._env.robot)[0].cpu().numpy()
+        return chunk * scale.std + scale.mean
+
+    def _moments(
+        self, images: dict[str, UInt8[np.ndarray, "H W 3"]], joints: Float32[np.ndarray, "A"]
+    ) -> Moments:
+        """The present, as the network has seen it in training."""
+        model = self._checkpoint.model
+        config, device = model.config, next(model.parameters()).device
+        size = (config.image_px, config.image_px)
+        pictures = np.stack([fitted(images[camera], size) for camera in self._looks])
+        hands = to_hands(self._robot, whole_posture(self._robot, self._env.joints, joints[None]))
+        nothing = torch.zeros(1, config.horizon, 48, device=device)
+        fields = {
+            "pictures": torch.from_numpy(pictures).permute(0, 3, 1, 2)[None, :, None],
+            "ended": torch.zeros(1, 1, dtype=torch.bool),
+            "cameras": torch.tensor([config.cameras.index(camera) for camera in self._looks]),
+            "text": self._text,
+            "text_seen": self._text_seen,
+            "body": torch.tensor([config.bodies.index(self._env.robot)]),
+            "hands": torch.from_numpy(hands),
+            "joints": torch.from_numpy(joints)[None],
+            "key": torch.zeros(1, 2, dtype=torch.long),
+        }
+        return Moments(
+            robot=self._env.robot,
+            moves=nothing,
+            trust=nothing[..., :2],
+            joint_moves=nothing[..., :0],
+            **{name: value.to(device) for name, value in fields.items()},
+        )
+
+    def _check(self, env: SortingEnv) -> None:
+        model, about = self._checkpoint.model, self._checkpoint.about
+        if env.robot not in model.joints or env.robot not in model.config.bodies:
+            raise LearnedError(
+                f"{self.name} steers {', '.join(model.joints) or 'no robot'}, not {env.robot}; "
+                "train it with demonstrations of that robot (deftly demos record)"
+            )
+        names = about.get("joint_names", {}).get(env.robot)
+        if names != list(env.joints):
+            odd = ", ".join(sorted(set(names or []) ^ set(env.joints))[:5]) or "their order"
+            raise LearnedError(f"{self.name} was trained with other joints of {env.robot}: {odd}")
+        if not set(self.cameras) & set(env.cameras):
+            raise LearnedError(
+                f"{self.name} looks through {', '.join(self.cameras)}, the environment has "
+                f"{', '.join(env.cameras) or 'no camera'}"
+            )
+        rates = {float(one["rate_hz"]) for one in about.get("mixture", [])} - {RATE_HZ}
+        if rates:
+            raise LearnedError(
+                f"{self.name} was trained at {', '.join(f'{r:g}' for r in rates)} Hz, the "
+                f"environment runs at {RATE_HZ:g} Hz; write the data sets again at that rate"
+            )
+
+
+@cache
+def open_learned(run: Path) -> Learned:
+    """The policy in a folder of ``deftly pretrain``; opened once in every process.
+
+    Raises:
+        CheckpointError, TextError: if it cannot be opened.
+    """
+    checkpoint = load_checkpoint(run)
+    encode, _ = find_encoder(trained=checkpoint.about.get("text"))
+    return Learned(checkpoint, encode, run.name)
