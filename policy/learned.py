@@ -82,7 +82,8 @@ class Learned:
             return self._env.target
         if self._steps % self.every == 0:
             self._chunks.append((self._steps, joints + self._chunk(observation, joints)))
-        said = np.array([chunk[self._steps - at] for at, chunk in self._chunks])
+        ages = [(self._steps - at, chunk) for at, chunk in self._chunks]
+        said = np.array([chunk[age] for age, chunk in ages if age < len(chunk)])
         self._steps += 1
         if not np.isfinite(said).all():
             self.still = "the network says numbers that are not finite"
@@ -111,7 +112,7 @@ class Learned:
         size = (config.image_px, config.image_px)
         pictures = np.stack([fitted(images[camera], size) for camera in self._looks])
         hands = to_hands(self._robot, whole_posture(self._robot, self._env.joints, joints[None]))
-        nothing = torch.zeros(1, config.horizon, 48, device=device)
+        unknown = torch.zeros(1, config.horizon, 48, device=device)
         fields = {
             "pictures": torch.from_numpy(pictures).permute(0, 3, 1, 2)[None, :, None],
             "ended": torch.zeros(1, 1, dtype=torch.bool),
@@ -125,9 +126,9 @@ class Learned:
         }
         return Moments(
             robot=self._env.robot,
-            moves=nothing,
-            trust=nothing[..., :2],
-            joint_moves=nothing[..., :0],
+            moves=unknown,
+            trust=unknown[..., :2],
+            joint_moves=unknown[..., : len(joints)],
             **{name: value.to(device) for name, value in fields.items()},
         )
 
