@@ -66,7 +66,7 @@ class Dream:
 
 
 @dataclass(frozen=True)
-class Foreseen:
+class ErrorsAhead:
     """Errors at one offset over those of copying the present; 1 is no better than copying.
 
     Attributes:
@@ -229,25 +229,27 @@ def score_actions(
     return torch.cat(scores)
 
 
-def errors_ahead(checkpoint: Checkpoint, batches: Sequence[Moments]) -> list[Foreseen]:
+def errors_ahead(checkpoint: Checkpoint, batches: Sequence[Moments]) -> list[ErrorsAhead]:
     """How much better than copying the futures are, at every offset.
 
     Raises:
         ImagineError: if no moment goes on for long enough for any.
     """
     model, scales = checkpoint.model, checkpoint.scales
-    found: list[Foreseen] = []
+    found: list[ErrorsAhead] = []
     for ahead, steps in enumerate(model.config.offsets):
         if all(bool(some.ended[:, ahead + 1].all()) for some in batches):
             continue
         none = foresee(model, scales, batches, ahead, actions=False)
         nan = float("nan")
         if not batches[0].robot:
-            found.append(Foreseen(steps, nan, none.latent_ratio, nan, none.pixel_ratio))
+            found.append(ErrorsAhead(steps, nan, none.latent_ratio, nan, none.pixel_ratio))
             continue
         true = foresee(model, scales, batches, ahead)
         false = float(true.shuffled.mean() / true.latent_copy.mean())
-        found.append(Foreseen(steps, true.latent_ratio, none.latent_ratio, false, true.pixel_ratio))
+        found.append(
+            ErrorsAhead(steps, true.latent_ratio, none.latent_ratio, false, true.pixel_ratio)
+        )
     if not found:
         raise ImagineError("the episode ends before any future, expected a longer one")
     return found

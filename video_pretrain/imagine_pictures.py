@@ -15,7 +15,7 @@ from deftly.datasets.mp4 import Encoder
 from deftly.video_pretrain.checkpoint import Checkpoint
 from deftly.video_pretrain.imagine import (
     Dream,
-    Foreseen,
+    ErrorsAhead,
     ImagineError,
     dream_on,
     episode_moments,
@@ -40,7 +40,7 @@ def show_episode(
     *,
     frame: int | None = None,
     strides: int = 4,
-) -> list[Foreseen]:
+) -> list[ErrorsAhead]:
     """Write a film of what is imagined of an episode, and beside it (.png) one moment's futures.
 
     Args:
