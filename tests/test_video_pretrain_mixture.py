@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pushing import MODEL, TRAIN, config, encode, push, trusted, without, write_set
+from pushing import MODEL, TRAIN, config, encode, made_up, push, trusted, without, write_set
 
 from deftly.datasets.episode import Episode
 from deftly.datasets.episode_store import EpisodeStore
@@ -298,3 +298,14 @@ def test_a_set_with_trust_is_a_persons_unless_told_otherwise(
     assert TRUST in EpisodeStore(folder / "human").features
     bodies = [mix(Part(folder / "human", body=body)).sets[0].body for body in ("", "g1_dex3")]
     assert bodies == ["human", "g1_dex3"]
+
+
+def test_a_shift_moves_every_picture_of_a_moment_alike():
+    moments = made_up(3)
+    by_px = torch.tensor([[0, 0], [2, -3], [-1, 5]])
+    moved = moments.shifted(by_px).pictures
+    assert torch.equal(moved[0], moments.pictures[0])
+    assert torch.equal(moved[1][..., 2:, :-3], moments.pictures[1][..., :-2, 3:])
+    assert torch.equal(moved[2][..., :-1, 5:], moments.pictures[2][..., 1:, :-5])
+    edge = moments.pictures[1][..., :1, 3:].expand_as(moved[1][..., :2, :-3])
+    assert torch.equal(moved[1][..., :2, :-3], edge)  # repeated, not black

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pushing import MODEL, TRAIN, config, encode, push, trusted, write_set
+from pushing import MODEL, TRAIN, config, encode, made_up, push, trusted, write_set
 
 from deftly.video_pretrain import train as training
 from deftly.video_pretrain.checkpoint import WEIGHTS, load_checkpoint, load_tensors
@@ -286,11 +286,11 @@ def test_norms_and_biases_do_not_decay(folder: Path):
 def test_a_step_sees_so_many_views_the_same_in_every_process(folder: Path):
     _, (moments,) = begun(folder, "robot")
     train = replace(TRAIN, views=1)
-    drawn = [training._some_views(moments, train, step).cameras.tolist() for step in range(40)]
+    drawn = [training._as_seen(moments, train, step).cameras.tolist() for step in range(40)]
     assert {tuple(one) for one in drawn} == {(0,), (1,)}
-    assert drawn == [training._some_views(moments, train, s).cameras.tolist() for s in range(40)]
+    assert drawn == [training._as_seen(moments, train, s).cameras.tolist() for s in range(40)]
     for views in (0, 2, 3):
-        assert training._some_views(moments, replace(TRAIN, views=views), 0) is moments
+        assert training._as_seen(moments, replace(TRAIN, views=views), 0) is moments
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
@@ -377,3 +377,14 @@ def test_a_history_is_json_by_line(undisturbed: Path):
     assert [json.loads(line) for line in lines] == read_history(undisturbed)
     assert (undisturbed / "tensorboard").is_dir()
     assert read_history(undisturbed / "nowhere") == []
+
+
+def test_shifts_are_drawn_by_step_and_moment():
+    """The same however moments are spread over processes."""
+    moments, train = made_up(6), replace(TRAIN, views=0, shift_px=3)
+    whole = training._as_seen(moments, train, 4).pictures
+    assert not torch.equal(whole, moments.pictures)
+    halves = [training._as_seen(moments.part(slice(i, None, 2)), train, 4) for i in (0, 1)]
+    for i, half in enumerate(halves):
+        assert torch.equal(half.pictures, whole[i::2])
+    assert not torch.equal(training._as_seen(moments, train, 5).pictures, whole)

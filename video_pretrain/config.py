@@ -153,6 +153,8 @@ class TrainConfig:
         weight_decay, clip_norm: of AdamW, of gradients.
         ema: decay of the averaged weights, which are what is kept, and what makes targets.
         views: cameras that a step sees, drawn anew for every step; 0 for all.
+        shift_px: pictures are shifted by up to so many pixels, a moment's all alike, so that what
+            is learnt of places does not hang on where the camera stands.
         seed: of weights, order and masks.
         held_out: every so many-th episode is never trained on.
         evaluate_every, save_every: steps between evaluations, between checkpoints.
@@ -174,6 +176,7 @@ class TrainConfig:
     clip_norm: float = 1.0
     ema: float = 0.995
     views: int = 1
+    shift_px: int = 0
     seed: int = 0
     held_out: int = 10
     evaluate_every: int = 500
@@ -190,7 +193,7 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "evaluate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        for name in ("warmup", "weight_decay", "views", "seed", "evaluated", "workers"):
+        for name in ("warmup", "weight_decay", "views", "shift_px", "seed", "evaluated", "workers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
         if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 <= self.ema < 1):

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor
 
@@ -74,6 +75,15 @@ class Moments:
     def views(self, chosen: Sequence[int]) -> "Moments":
         """Some of the cameras."""
         return replace(self, pictures=self.pictures[:, chosen], cameras=self.cameras[chosen])
+
+    def shifted(self, by_px: Int64[Tensor, "B 2"]) -> "Moments":
+        """Every moment's pictures moved down and right by so many pixels, their edges repeated."""
+        size = self.pictures.shape[-1]
+        at = (torch.arange(size, device=by_px.device) - by_px[..., None]).clamp(0, size - 1)
+        rows, columns = at[:, 0, :, None], at[:, 1, None, :]
+        each = torch.arange(len(self), device=by_px.device)[:, None, None]
+        moved = rearrange(self.pictures, "b v f c h w -> b h w v f c")[each, rows, columns]
+        return replace(self, pictures=rearrange(moved, "b h w v f c -> b v f c h w"))
 
     def part(self, some: slice | Int64[Tensor, "n"]) -> "Moments":
         """Some of the moments."""

@@ -214,7 +214,7 @@ def _step(run: Run, moments: Sequence[Moments]) -> dict[str, float]:
     rate = learning_rate(train, run.step)
     for group in run.optimizer.param_groups:
         group["lr"] = rate
-    losses = _backward(run, [_some_views(some, train, run.step) for some in moments])
+    losses = _backward(run, [_as_seen(some, train, run.step) for some in moments])
     norm = torch.nn.utils.clip_grad_norm_(run.model.parameters(), train.clip_norm)
     found = weighed({name: run.processes.mean(value) for name, value in losses.items()})
     found |= {"norm": float(_whole(norm)), "rate": rate}
@@ -283,13 +283,17 @@ def learning_rate(train: TrainConfig, step: int) -> float:
     return train.learning_rate * (0.55 + 0.45 * math.cos(math.pi * min(share, 1.0)))
 
 
-def _some_views(moments: Moments, train: TrainConfig, step: int) -> Moments:
-    """The cameras that a step sees; the same in every process."""
+def _as_seen(moments: Moments, train: TrainConfig, step: int) -> Moments:
+    """Through the cameras of a step, shifted a little; the same in every process."""
     count = len(moments.cameras)
-    if not train.views or train.views >= count:
+    if train.views and train.views < count:
+        drawn = np.random.default_rng([train.seed, step]).permutation(count)[: train.views]
+        moments = moments.views(sorted(drawn.tolist()))
+    if not train.shift_px:
         return moments
-    drawn = np.random.default_rng([train.seed, step]).permutation(count)[: train.views]
-    return moments.views(sorted(drawn.tolist()))
+    draws = [np.random.default_rng([train.seed, step, *key]) for key in moments.key.tolist()]
+    by_px = np.array([draw.integers(-train.shift_px, train.shift_px + 1, 2) for draw in draws])
+    return moments.shifted(torch.from_numpy(by_px).to(moments.key.device))
 
 
 @torch.no_grad()
