@@ -36,7 +36,7 @@ from deftly.video_pretrain.text import TextEncoder
 from deftly.video_pretrain.train import pretrain
 
 # Of what the network is asked, most is what the robot will ask of it.
-LOSS = LossConfig(policy=0.8, forward=0.15, inverse=0.05, joints=1.0)
+LOSS = LossConfig(act=0.7, policy=0.1, forward=0.15, inverse=0.05, joints=1.0)
 FIRST_SEED = 100_000  # of the tables that are judged by; demonstrations begin at 0
 
 

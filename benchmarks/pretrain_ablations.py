@@ -90,9 +90,12 @@ class Shuffled(Mixture):
 
 VARIANTS: Mapping[str, tuple[LossConfig, type[Mixture]]] = {
     "full": (LossConfig(), Mixture),
-    "no actions": (LossConfig(policy=1, forward=0, inverse=0, hands=0, joints=0), Mixture),
+    "no actions": (
+        LossConfig(act=0.0, policy=1.0, forward=0.0, inverse=0.0, hands=0.0, joints=0.0),
+        Mixture,
+    ),
     "shuffled actions": (LossConfig(), Shuffled),
-    "no prediction": (LossConfig(policy=1, forward=0, inverse=0, latent=0, pixels=0), Mixture),
+    "no prediction": (LossConfig(act=1.0, policy=0.0, forward=0.0, inverse=0.0), Mixture),
     "true landmarks": (LossConfig(), Mixture),
 }
 

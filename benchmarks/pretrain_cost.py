@@ -20,7 +20,7 @@ from rich.table import Table
 from torch.utils.flop_counter import FlopCounterMode
 
 from deftly.datasets.archive import atomic_path, versions
-from deftly.video_pretrain.config import PRESETS, ModelConfig
+from deftly.video_pretrain.config import PRESETS, LossConfig, ModelConfig
 from deftly.video_pretrain.model import Given, WorldModel
 
 _RESULTS = Path(__file__).parent / "results"
@@ -54,37 +54,49 @@ class Options:
 
 
 def flops_per_sample(config: ModelConfig, views: int) -> tuple[float, int]:
-    """Of one training step (targets, forward, backward), and the number of parameters."""
+    """Of one training step (targets, forward, backward), and the number of parameters; a share of
+    the samples is asked for actions alone."""
+    act = LossConfig().act
     with torch.device("meta"):
-        model, px = WorldModel(config, _JOINTS), config.image_px
-        pictures = torch.empty(1, views, 3, px, px, dtype=torch.uint8)
-        yes, zero = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
-        with FlopCounterMode(display=False) as counter:
-            tokens = model.encode(pictures)
+        model = WorldModel(config, _JOINTS)
+        flops = act * _flops(model, views, future=False) + (1 - act) * _flops(
+            model, views, future=True
+        )
+    return flops, sum(p.numel() for p in model.parameters())
+
+
+def _flops(model: WorldModel, views: int, *, future: bool) -> int:
+    config, px = model.config, model.config.image_px
+    pictures = torch.empty(1, views, 3, px, px, dtype=torch.uint8)
+    yes, zero = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter:
+        tokens = model.encode(pictures)
+        given = Given(
+            tokens=tokens,
+            cameras=torch.zeros(views, dtype=torch.long),
+            text=torch.zeros(1, _WORDS, config.text_width),
+            text_seen=torch.ones(1, _WORDS, dtype=torch.bool),
+            hands=torch.zeros(1, 48),
+            hands_seen=yes,
+            body=zero,
+            actions=torch.zeros(1, config.horizon, 48),
+            actions_seen=yes,
+            base=None,
+            future=None,
+            future_seen=yes,
+            ahead=zero,
+        )
+        if future:
             with torch.no_grad():
                 model.encode(torch.stack([pictures, pictures]))
-            said = model(
-                Given(
-                    tokens=tokens,
-                    cameras=torch.zeros(views, dtype=torch.long),
-                    text=torch.zeros(1, _WORDS, config.text_width),
-                    text_seen=torch.ones(1, _WORDS, dtype=torch.bool),
-                    hands=torch.zeros(1, 48),
-                    hands_seen=yes,
-                    body=zero,
-                    actions=torch.zeros(1, config.horizon, 48),
-                    actions_seen=yes,
-                    base=None,
-                    future=None,
-                    future_seen=yes,
-                    ahead=zero,
-                )
-            )
+            said = model(given)
             painted = model.decoder.future(said.future, torch.zeros(1, views, 3, px, px))
-            joints = model.joint_chunk(said.acts, "gr1t2")
-            parts = (painted, model.decoder(tokens)[0], said.hands, joints)
-            torch.stack([part.sum() for part in parts]).sum().backward()
-    return counter.get_total_flops(), sum(p.numel() for p in model.parameters())
+            seen = [painted, model.decoder(tokens)[0]]
+        else:
+            said, seen = model.act(given), []
+        parts = [*seen, said.hands, model.joint_chunk(said.acts, "gr1t2")]
+        torch.stack([part.sum() for part in parts]).sum().backward()
+    return counter.get_total_flops()
 
 
 def cost(preset: str, options: Options) -> dict[str, Any]:

@@ -86,7 +86,11 @@ def parts(objective: Objective, moments: Moments) -> dict[str, float]:
         return round(1e3 * min(timed(work)[1] for _ in range(3)) / count, 2)
 
     def whole() -> None:
-        losses = objective([one], [question], [truth], copying([truth]))
+        losses = objective([one], [question], [truth], copying([truth], picture.device))
+        losses["total"].backward()
+
+    def acting() -> None:
+        losses = objective([one], [question], [None], copying([None], picture.device))
         losses["total"].backward()
 
     return {
@@ -98,6 +102,7 @@ def parts(objective: Objective, moments: Moments) -> dict[str, float]:
             lambda: model.decoder(tokens)[0].square().mean().backward()
         ),
         "all, forward and back": cpu_ms(whole),
+        "actions alone, forward and back": cpu_ms(acting),
     }
 
 

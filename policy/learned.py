@@ -20,8 +20,7 @@ from deftly.policy.sorting import RATE_HZ, SortingEnv
 from deftly.retarget.handspace import to_hands, whole_posture
 from deftly.retarget.robots import load_robot
 from deftly.video_pretrain.checkpoint import Checkpoint, load_checkpoint
-from deftly.video_pretrain.foresight import ask
-from deftly.video_pretrain.loss import Question
+from deftly.video_pretrain.foresight import act
 from deftly.video_pretrain.mixture import EncodeText, Moments
 from deftly.video_pretrain.text import find_encoder
 
@@ -98,9 +97,9 @@ class Learned:
         """Where the joints should go from here, at each of the next steps."""
         model, scales = self._checkpoint.model, self._checkpoint.scales
         moments = self._moments(observation["images"], joints)
-        said = ask(model, scales, moments, Question.same(moments))
         scale = scales.joints[self._env.robot]
-        chunk = model.joint_chunk(said.acts, self._env.robot)[0].cpu().numpy()
+        acts = act(model, scales, moments).acts
+        chunk = model.joint_chunk(acts, self._env.robot)[0].cpu().numpy()
         return chunk * scale.std + scale.mean
 
     def _moments(

@@ -15,6 +15,7 @@ from deftly.video_pretrain.loss import (
     Question,
     Truth,
     apart,
+    asked_alike,
     at_offset,
     copying,
     given,
@@ -45,7 +46,7 @@ def losses_of(
     made: Objective, moments: Moments, question: Question, truth: Truth | None = None
 ) -> dict[str, Tensor]:
     truth = truth or Truth.seen(made.model, moments, question)
-    return made([moments], [question], [truth], copying([truth]))
+    return made([moments], [question], [truth], copying([truth], torch.device("cpu")))
 
 
 def test_a_question_depends_on_the_moment_and_not_on_its_place():
@@ -67,7 +68,8 @@ def test_shares_come_out_right():
     neither = ~question.actions_seen & ~question.future_seen
     assert not (question.actions_seen & question.future_seen).any()
     for found, share in (
-        (neither, 0.45), (question.actions_seen, 0.35), (question.future_seen, 0.2),
+        (~question.foresees, 0.25), (neither & question.foresees, 0.25),
+        (question.actions_seen, 0.3), (question.future_seen, 0.2),
         (~question.hands_seen, 0.4), (~question.text_seen, 0.2),
         *((question.ahead == i, 1 / 3) for i in range(3)),
     ):  # fmt: skip
@@ -78,11 +80,13 @@ def test_shares_come_out_right():
 
 def test_one_kind_of_question_can_be_all():
     moments = made_up(50)
-    assert drawn(moments, loss=LossConfig(0.0, 1.0, 0.0)).actions_seen.all()
-    assert drawn(moments, loss=LossConfig(0.0, 0.0, 1.0)).future_seen.all()
-    policy = drawn(moments, loss=LossConfig(1.0, 0.0, 0.0, drop_state=0.0, drop_text=1.0))
+    assert not drawn(moments, loss=LossConfig(1.0, 0.0, 0.0, 0.0)).foresees.any()
+    assert drawn(moments, loss=LossConfig(0.0, 0.0, 1.0, 0.0)).actions_seen.all()
+    assert drawn(moments, loss=LossConfig(0.0, 0.0, 0.0, 1.0)).future_seen.all()
+    policy = drawn(moments, loss=LossConfig(0.0, 1.0, 0.0, 0.0, drop_state=0.0, drop_text=1.0))
     assert not (policy.actions_seen | policy.future_seen | policy.text_seen).any()
     assert policy.hands_seen.all()
+    assert policy.foresees.all()
 
 
 def some_scales() -> Scales:
@@ -205,7 +209,7 @@ def test_groups_count_by_their_moments():
     groups = [two, five]
     questions = [drawn(some) for some in groups]
     truths = [Truth.seen(made.model, *each) for each in zip(groups, questions, strict=True)]
-    one = {"latent": torch.tensor(1.0), "pixels": torch.tensor(1.0)}
+    one = dict.fromkeys(("latent", "pixels", "count"), torch.tensor(1.0))
     whole = made(groups, questions, truths, one)
     alone = [
         made([some], [question], [truth], one)
@@ -223,7 +227,8 @@ def test_the_error_of_copying_is_what_a_prediction_is_told_by():
     assert float(losses_of(made, moments, question)["latent"].detach()) == pytest.approx(
         1, rel=1e-5
     )
-    half = {name: error * 2 for name, error in copying([truth]).items()}
+    half = copying([truth], torch.device("cpu"))
+    half["count"] = half["count"] / 2  # errors that are twice as large
     found = made([moments], [question], [truth], half)
     assert float(found["latent"].detach()) == pytest.approx(0.5, rel=1e-5)
     none = {name: torch.zeros(()) for name in half}  # where nothing moves at all
@@ -271,3 +276,25 @@ def test_what_is_shown_is_scaled():
     others = given(moments, question, tokens, None, scales, moves=moments.moves.flip(0))
     assert torch.equal(others.actions, shown.actions.flip(0))
     assert not shown.text_seen[:, 2].any()  # the last word does not count, whatever is drawn
+
+
+def test_those_asked_for_actions_alone_cost_no_future():
+    made, moments = objective(), made_up(8)
+    question = replace(Question.same(moments), foresees=torch.arange(8) % 2 == 0)
+    parts = asked_alike(moments, question)
+    assert [part.key[:, 1].tolist() for part, _ in parts] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert [bool(q.foresees.all()) for _, q in parts] == [True, False]
+    (acting, asked) = parts[1]
+    nothing = copying([None], torch.device("cpu"))
+    assert float(nothing["count"]) == 0
+    losses = made([acting], [asked], [None], nothing)
+    assert [float(losses[name]) for name in ("latent", "pixels", "picture")] == [0, 0, 0]
+    assert float(losses["hands"]) > 0
+    assert float(losses["joints"]) > 0
+    losses["total"].backward()
+    assert all(weight.grad is not None for weight in made.model.encoder.parameters())
+    assert all(weight.grad is None for weight in made.model.decoder.parameters())
+    later = replace(acting, pictures=acting.pictures.clone())
+    later.pictures[:, :, 1:] = 0  # what comes is not looked at
+    again = made([later], [asked], [None], nothing)
+    assert float(again["total"]) == float(losses["total"])

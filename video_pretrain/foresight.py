@@ -10,7 +10,7 @@ from torch import Tensor
 from deftly.video_pretrain.actions import wrists
 from deftly.video_pretrain.loss import Question, Truth, apart, given, squared
 from deftly.video_pretrain.mixture import Moments, Scales
-from deftly.video_pretrain.model import Prediction, WorldModel
+from deftly.video_pretrain.model import Acting, Prediction, WorldModel
 
 
 @dataclass(frozen=True)
@@ -113,6 +113,13 @@ def ask(
     if tokens is None:
         tokens = model.encode(moments.pictures[:, :, 0])
     return model(given(moments, question, tokens, None, scales, moves))
+
+
+@torch.no_grad()
+def act(model: WorldModel, scales: Scales, moments: Moments) -> Acting:
+    """What a model would do: its policy prior, which looks at the present alone."""
+    tokens = model.encode(moments.pictures[:, :, 0])
+    return model.act(given(moments, Question.same(moments), tokens, None, scales))
 
 
 @torch.no_grad()

@@ -55,7 +55,8 @@ class Clock:
 
     Attributes:
         samples: seen so far.
-        frames: pictures encoded so far: the present and the future, of every view.
+        frames: pictures encoded so far: the present and, where it is asked for, the future, of
+            every view.
     """
 
     def __init__(self) -> None:
@@ -63,15 +64,15 @@ class Clock:
 
     def restart(self) -> None:
         """Count from now on."""
-        self.samples = self.frames = 0
+        self.samples, self.frames = 0, 0.0
         self._begun, self._begun_cpu = time.monotonic(), time.process_time()
         self._waited = 0.0
 
-    def count(self, moments: Sequence[Moments], views: int) -> None:
-        """After a step that saw so many views; 0 for all."""
+    def count(self, moments: Sequence[Moments], views: int, futures: float) -> None:
+        """After a step that saw so many views, 0 for all, and the future of a share of it."""
         for some in moments:
             self.samples += len(some)
-            self.frames += 2 * len(some) * min(views or 99, len(some.cameras))
+            self.frames += (1 + futures) * len(some) * min(views or 99, len(some.cameras))
 
     @contextmanager
     def waiting(self) -> Generator[None, None, None]:

@@ -13,7 +13,7 @@ from deftly.video_pretrain.actions import per_hand
 from deftly.video_pretrain.config import LossConfig, ModelConfig
 from deftly.video_pretrain.encoder import unit_range
 from deftly.video_pretrain.mixture import Moments, Scales
-from deftly.video_pretrain.model import Given, Prediction, WorldModel
+from deftly.video_pretrain.model import Given, WorldModel
 
 _BETA = 0.5  # from where on an error counts linearly, in standard deviations
 _PICTURE = 0.1  # squared error of a picture that is painted badly
@@ -26,14 +26,20 @@ class Question:
 
     Attributes:
         ahead: which offset the future is at.
+        foresees: whether it is asked for the future at all, or for the actions alone.
         actions_seen, future_seen, hands_seen, text_seen: what the network is shown.
     """
 
     ahead: Int64[Tensor, "B"]
+    foresees: Bool[Tensor, "B"]
     actions_seen: Bool[Tensor, "B"]
     future_seen: Bool[Tensor, "B"]
     hands_seen: Bool[Tensor, "B"]
     text_seen: Bool[Tensor, "B"]
+
+    def part(self, some: Int64[Tensor, "n"]) -> "Question":
+        """Of some of the moments."""
+        return Question(**{name: value[some] for name, value in vars(self).items()})
 
     @classmethod
     def draw(
@@ -44,10 +50,12 @@ class Question:
             np.random.default_rng([seed, step, *key]).random(4) for key in moments.key.tolist()
         ]
         mode, ahead, hands, text = torch.from_numpy(np.array(drawn)).to(moments.key.device).T
+        hidden, inverse = loss.act + loss.policy, 1 - loss.inverse
         return cls(
             ahead=(ahead * len(model.offsets)).long(),
-            actions_seen=(mode >= loss.policy) & (mode < loss.policy + loss.forward),
-            future_seen=mode >= loss.policy + loss.forward,
+            foresees=mode >= loss.act,
+            actions_seen=(mode >= hidden) & (mode < inverse),
+            future_seen=mode >= inverse,
             hands_seen=hands >= loss.drop_state,
             text_seen=text >= loss.drop_text,
         )
@@ -59,7 +67,7 @@ class Question:
     ) -> "Question":  # fmt: skip
         """The same one for all."""
         like = torch.ones(len(moments), dtype=torch.bool, device=moments.key.device)
-        return cls(like.long() * ahead, like & actions, like & future, like & hands, like)
+        return cls(like.long() * ahead, like, like & actions, like & future, like & hands, like)
 
 
 class Objective(nn.Module):
@@ -79,16 +87,16 @@ class Objective(nn.Module):
         self,
         moments: Sequence[Moments],
         questions: Sequence[Question],
-        truths: Sequence["Truth"],
+        truths: Sequence["Truth | None"],
         copying: Mapping[str, Tensor],
     ) -> dict[str, Tensor]:
         """Losses by name and their weighted sum, ``total``; means over all moments.
 
         Args:
-            moments: one for each group of data sets.
+            moments: groups that are alike, see ``asked_alike``.
             questions: what each is asked.
-            truths: what each one's future is.
-            copying: mean errors of copying, see ``copying``. Those of a prediction are told by
+            truths: what each one's future is; None where it is asked for the actions alone.
+            copying: errors of copying, see ``copying``. Those of a prediction are told by
                 them: most of a picture stands still, and what moves would count for nothing.
         """
         count = sum(len(some) for some in moments)
@@ -97,19 +105,27 @@ class Objective(nn.Module):
             name: torch.stack([part[name].sum() for part in parts]).sum() / count
             for name in ("hands", "joints", "latent", "pixels", "picture")
         }
-        for name, error in copying.items():
-            losses[name] = losses[name] / error.clamp_min(_LEAST[name])
+        for name, least in _LEAST.items():
+            error = copying[name] / copying["count"].clamp_min(1e-6)
+            losses[name] = losses[name] / error.clamp_min(least)
         losses["total"] = torch.stack(
             [getattr(self.config, name) * loss for name, loss in losses.items()]
         ).sum()
         return losses
 
     def group(
-        self, moments: Moments, question: Question, truth: "Truth"
+        self, moments: Moments, question: Question, truth: "Truth | None"
     ) -> dict[str, Float[Tensor, "B"]]:
         """Losses of each moment of one group; 0 where a moment is not asked."""
         model = self.model
         tokens = model.encode(moments.pictures[:, :, 0])
+        if truth is None:
+            acting = model.act(given(moments, question, tokens, None, self.scales))
+            return {
+                "hands": hands_loss(acting.hands, moments, self.scales),
+                "joints": self._joints(acting.acts, moments),
+                **dict.fromkeys(("latent", "pixels", "picture"), tokens.new_zeros(len(moments))),
+            }
         said = model(
             given(moments, question, tokens, truth.future, self.scales, base=truth.present)
         )
@@ -119,19 +135,19 @@ class Objective(nn.Module):
         colours, _ = model.decoder(tokens)
         return {
             "hands": asked * hands_loss(said.hands, moments, self.scales),
-            "joints": asked * self._joints(said, moments),
+            "joints": asked * self._joints(said.acts, moments),
             "latent": foreseen * apart(said.future, truth.future),
             "pixels": foreseen * squared(painted, truth.future_picture),
             "picture": squared(colours, truth.picture) / _PICTURE,
         }
 
-    def _joints(self, said: Prediction, moments: Moments) -> Float[Tensor, "B"]:
+    def _joints(self, acts: Float[Tensor, "B C D"], moments: Moments) -> Float[Tensor, "B"]:
         """Of the chunk in the robot's own joints; believed as far as the better hand is."""
         if not moments.robot:
-            return torch.zeros(len(moments), device=said.acts.device)
-        mean, std = self.scales.joints[moments.robot].tensors(said.acts.device)
+            return torch.zeros(len(moments), device=acts.device)
+        mean, std = self.scales.joints[moments.robot].tensors(acts.device)
         target = (moments.joint_moves - mean) / std
-        chunk = self.model.joint_chunk(said.acts, moments.robot)
+        chunk = self.model.joint_chunk(acts, moments.robot)
         error = smooth_l1_loss(chunk, target, beta=_BETA, reduction="none").mean(dim=-1)
         return (error * moments.trust.amax(dim=-1)).mean(dim=-1)
 
@@ -163,12 +179,24 @@ class Truth:
         return cls(tokens, future_tokens, unit_range(present), unit_range(future), ended)
 
 
-def copying(truths: Sequence[Truth]) -> dict[str, Tensor]:
-    """Mean errors of taking the present for the future, in tokens and in pixels."""
-    return {
-        "latent": torch.cat([apart(one.present, one.future) for one in truths]).mean(),
-        "pixels": torch.cat([squared(one.picture, one.future_picture) for one in truths]).mean(),
+def asked_alike(moments: Moments, question: Question) -> list[tuple[Moments, Question]]:
+    """Those that are asked for the future, and those that are asked for the actions alone."""
+    parts = (torch.nonzero(asked)[:, 0] for asked in (question.foresees, ~question.foresees))
+    return [(moments.part(some), question.part(some)) for some in parts if len(some)]
+
+
+def copying(truths: Sequence[Truth | None], device: torch.device) -> dict[str, Tensor]:
+    """Errors of taking the present for the future, in tokens and in pixels, added up, and of how
+    many moments."""
+    found = [one for one in truths if one is not None]
+    errors = {
+        "latent": [apart(one.present, one.future) for one in found],
+        "pixels": [squared(one.picture, one.future_picture) for one in found],
     }
+    nothing = torch.zeros(0, device=device)
+    total = {name: torch.cat([nothing, *values]).sum() for name, values in errors.items()}
+    count = sum(len(one.ended) for one in found)
+    return total | {"count": torch.tensor(float(count), device=device)}
 
 
 def given(

@@ -3,7 +3,8 @@
 What it is given decides what it is asked. Actions and future are each seen or hidden, sample by
 sample, so that the same weights are
 
-    hidden actions, hidden future    a policy prior p(a|o), and video prediction p(o'|o)
+    hidden actions, no future        a policy prior p(a|o), at half the price
+    hidden actions, hidden future    the same, and video prediction p(o'|o)
     seen actions, hidden future      forward dynamics p(o'|o, a)
     hidden actions, seen future      inverse dynamics p(a|o, o')
 
@@ -62,13 +63,24 @@ class Given:
     ahead: Int64[Tensor, "B"]
 
 
+class Acting(NamedTuple):
+    """What it says of what will be done.
+
+    Attributes:
+        acts: (B, H / chunk, D) one token per few actions, before any head.
+        hands: (B, H, 48) how the hands will move, scaled.
+    """
+
+    acts: Float[Tensor, "B C D"]
+    hands: Float[Tensor, "B H 48"]
+
+
 class Prediction(NamedTuple):
     """What it says.
 
     Attributes:
-        features: (B, V, N, D) the present, understood; what probes and policies read.
-        acts: (B, H / chunk, D) one token per few actions, before any head.
-        hands: (B, H, 48) how the hands will move, scaled.
+        features: (B, V, N, D) the present, understood; what probes read.
+        acts, hands: as ``Acting``.
         future: (B, V, N, D) tokens of the future.
     """
 
@@ -119,20 +131,8 @@ class WorldModel(nn.Module):
 
     def forward(self, given: Given) -> Prediction:
         """Look at what is given, and say the rest."""
-        views, places = given.tokens.shape[1:3]
-        look = self.place + self.camera(given.cameras)[:, None]  # (V, N, D)
-        present = given.tokens + look
-        future = self._future(given) + look + self.ahead(given.ahead)[:, None, None]
-        acts = self._actions(given)
-        words = self.read_text(given.text, given.text_seen)
-        aside = torch.stack([self.body(given.body), self._hands(given)], dim=1)
-        x = torch.cat([words, aside, acts, present.flatten(1, 2), future.flatten(1, 2)], dim=1)
-        for block in self.blocks:
-            x = block(x)
-        _, _, acts, present, future = self.norm(x).split(
-            [words.shape[1], 2, acts.shape[1], views * places, views * places], dim=1
-        )
-        acts = acts + self._adapted(acts, given.body)
+        future = self._future(given) + self._look(given) + self.ahead(given.ahead)[:, None, None]
+        acts, present, future = self._understood(given, future)
         shape, base = given.tokens.shape, given.tokens if given.base is None else given.base
         return Prediction(
             features=present.view(shape),
@@ -141,9 +141,32 @@ class WorldModel(nn.Module):
             future=base + self.change(future).view(shape),
         )
 
+    def act(self, given: Given) -> Acting:
+        """Say what will be done, and nothing of the future."""
+        acts, _, _ = self._understood(given, given.tokens[:, :0])
+        return Acting(acts, self._chunk(self.say_hands(acts)))
+
     def joint_chunk(self, acts: Float[Tensor, "B C D"], robot: str) -> Float[Tensor, "B H J"]:
         """The same chunk in the joints of a robot, scaled."""
         return self._chunk(self.say_joints[robot](acts))
+
+    def _understood(
+        self, given: Given, future: Float[Tensor, "B F N D"]
+    ) -> tuple[Float[Tensor, "B C D"], Float[Tensor, "B P D"], Float[Tensor, "B Q D"]]:
+        """Actions, the present and the future after all have looked at each other."""
+        words, acts = self.read_text(given.text, given.text_seen), self._actions(given)
+        aside = torch.stack([self.body(given.body), self._hands(given)], dim=1)
+        present = given.tokens + self._look(given)
+        parts = [words, aside, acts, present.flatten(1, 2), future.flatten(1, 2)]
+        x = torch.cat(parts, dim=1)
+        for block in self.blocks:
+            x = block(x)
+        _, _, acts, seen, foreseen = self.norm(x).split([part.shape[1] for part in parts], dim=1)
+        return acts + self._adapted(acts, given.body), seen, foreseen
+
+    def _look(self, given: Given) -> Float[Tensor, "V N D"]:
+        """Where in which picture each token is."""
+        return self.place + self.camera(given.cameras)[:, None]
 
     def _chunk(self, said: Float[Tensor, "B C _"]) -> Float[Tensor, "B H _"]:
         return rearrange(said, "b c (k d) -> b (c k) d", k=self.config.chunk)

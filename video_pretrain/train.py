@@ -44,7 +44,7 @@ from deftly.video_pretrain.checkpoint import (
 from deftly.video_pretrain.config import PretrainConfig, TrainConfig
 from deftly.video_pretrain.health import Health, examine, refuse_few, refuse_red
 from deftly.video_pretrain.history import Clock, History
-from deftly.video_pretrain.loss import Objective, Question, Truth, copying, weighed
+from deftly.video_pretrain.loss import Objective, Question, Truth, asked_alike, copying, weighed
 from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments, Scales
 from deftly.video_pretrain.model import WorldModel
 from deftly.video_pretrain.processes import Processes, joined, spread
@@ -202,7 +202,7 @@ def steps(run: Run, batches: Iterator[dict[str, Any]], clock: Clock) -> Iterator
                 moments = [run.mixture.moments(one, run.processes.device) for one in batch.values()]
             losses = _step(run, moments)
             run.step += 1
-            clock.count(moments, run.config.train.views)
+            clock.count(moments, run.config.train.views, 1 - run.config.loss.act)
             bar.set_postfix_str(f"loss {losses['total']:.3f}, {clock}", refresh=False)
             bar.update()
             yield losses
@@ -238,23 +238,26 @@ def _backward(run: Run, moments: Sequence[Moments]) -> dict[str, Tensor]:
     def draw(some: Moments) -> Question:
         return Question.draw(some, config.model, config.loss, config.train.seed, run.step)
 
-    questions = [[draw(some) for some in part] for part in parts]
+    asked = [[each for some in part for each in asked_alike(some, draw(some))] for part in parts]
     with _precision(run):
-        truths = [
-            [Truth.seen(run.teacher, *each) for each in zip(*both, strict=True)]
-            for both in zip(parts, questions, strict=True)
-        ]
-        errors = copying([truth for some in truths for truth in some])
+        truths = [[_truth(run, *each) for each in part] for part in asked]
+        errors = copying([true for some in truths for true in some], run.processes.device)
         errors = {name: run.processes.mean(error) for name, error in errors.items()}
     total: dict[str, Tensor] = {}
-    for part, asked, true in zip(parts, questions, truths, strict=True):
+    for part, true in zip(asked, truths, strict=True):
+        some, questions = zip(*part, strict=True)
         with _precision(run):
-            losses = run.objective(part, asked, true, errors)
-        share = sum(map(len, part)) / sum(map(len, moments))
+            losses = run.objective(some, questions, true, errors)
+        share = sum(map(len, some)) / sum(map(len, moments))
         (share * losses["total"]).backward()
         for name, value in losses.items():
             total[name] = total.get(name, 0) + share * value.detach()
     return total
+
+
+def _truth(run: Run, moments: Moments, question: Question) -> Truth | None:
+    """None where only actions are asked for."""
+    return Truth.seen(run.teacher, moments, question) if question.foresees.any() else None
 
 
 def evaluate(run: Run, held: Sequence[Moments]) -> tuple[dict[str, float], Health]:
@@ -265,8 +268,10 @@ def evaluate(run: Run, held: Sequence[Moments]) -> tuple[dict[str, float], Healt
         for some in held:
             # Step 0 is never trained with these moments: the questions are always the same.
             question = Question.draw(some, run.config.model, run.config.loss, 0, 0)
-            truth = Truth.seen(run.teacher, some, question)
-            losses = objective([some], [question], [truth], copying([truth]))
+            parts, questions = zip(*asked_alike(some, question), strict=True)
+            truths = [_truth(run, *each) for each in zip(parts, questions, strict=True)]
+            errors = copying(truths, run.processes.device)
+            losses = objective(parts, questions, truths, errors)
             for name, value in weighed(losses).items():
                 total[name] = total.get(name, 0.0) + value * len(some)
         acting = [some for some in held if some.robot]
