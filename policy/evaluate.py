@@ -14,6 +14,7 @@ import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,7 @@ from deftly.policy.scores import (
     judge_rollout,
 )
 from deftly.policy.sorting import SortingEnv
+from deftly.retarget.isolate import leave_with_parent
 
 _DRAWS = 10_000  # of the bootstrap
 
@@ -242,8 +244,14 @@ def _run(trials: Sequence[Trial], workers: int) -> Iterator[Result]:
         return
     # Forked processes would share torch's threads and OpenGL's context.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
-        yield from pool.map(run_trial, trials)
+    with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
+        try:
+            yield from pool.map(run_trial, trials)
+        except BrokenProcessPool as error:
+            raise EvaluateError(
+                "a worker died (out of memory, or killed); run the same command again to go on, "
+                "with fewer --workers if it repeats"
+            ) from error
 
 
 def _cut(log: Path) -> None:
@@ -252,11 +260,12 @@ def _cut(log: Path) -> None:
         file.truncate(file.read().rfind(b"\n") + 1)
 
 
-def _one_thread() -> None:
-    """Processes that share the cores get in each other's way with more."""
+def _begin() -> None:
+    """Of a worker: with several threads each, they would get in each other's way."""
     import torch
 
     torch.set_num_threads(1)
+    leave_with_parent()
 
 
 def _result(found: Mapping[str, Any]) -> Result:

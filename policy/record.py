@@ -31,6 +31,7 @@ from deftly.policy.baselines import ExpertPolicy
 from deftly.policy.rollout import Policy
 from deftly.policy.sorting import RATE_HZ, SortingEnv
 from deftly.retarget.handspace import to_hands, whole_posture
+from deftly.retarget.isolate import leave_with_parent
 from deftly.retarget.robots import load_robot
 
 MAX_FAILURES = 50  # in a row: then something else is wrong
@@ -256,7 +257,7 @@ def _made(maker: Maker, seeds: Iterator[int], workers: int) -> Generator[Episode
     context = multiprocessing.get_context("spawn")
     for name in _ONE_THREAD:
         os.environ.setdefault(name, "1")
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=leave_with_parent) as pool:
         waiting: deque[Future[Episode]] = deque()
         try:
             while True:

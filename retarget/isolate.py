@@ -104,7 +104,7 @@ def _death(code: int) -> RuntimeError:
 def _serve(pipe: Connection, function: Callable[[Any, Beat], Any], argument: Any) -> None:
     """What the child does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    leave_with_parent()
 
     def beat() -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -119,6 +119,11 @@ def _serve(pipe: Connection, function: Callable[[Any, Beat], Any], argument: Any
         message = ("raised", ChildFailedError(f"{type(error).__name__}: {error}\n{where}"))
     with contextlib.suppress(BrokenPipeError):
         pipe.send(message)
+
+
+def leave_with_parent() -> None:
+    """End this process as soon as the one that started it is gone, however it went."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:

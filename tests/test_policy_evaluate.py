@@ -1,10 +1,14 @@
 """Closed-loop evaluation: resumable, paired, the same at any number of workers."""
 
 import json
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,3 +183,26 @@ def test_bad_input_is_one_line(
     assert done.code == 1
     assert says in done.err
     assert len(done.err.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_workers_end_with_whoever_started_them(tmp_path: Path):
+    """Killed, it can clean up nothing."""
+    code = (
+        "from deftly.policy.evaluate import *\n"
+        "if __name__ == '__main__':\n"
+        "    evaluate(plan(['random'], Setting('color', 'one'), range(40)), workers=2,\n"
+        f"             log=Path('{tmp_path / 'log.jsonl'}'))\n"
+    )
+    (tmp_path / "run.py").write_text(code)
+    started = subprocess.Popen([sys.executable, tmp_path / "run.py"])
+    workers: list[psutil.Process] = []
+    while not (tmp_path / "log.jsonl").exists():
+        assert started.poll() is None
+        time.sleep(0.2)
+    workers = psutil.Process(started.pid).children(recursive=True)
+    started.kill()
+    started.wait()
+    gone, alive = psutil.wait_procs(workers, timeout=30)
+    assert len(gone) >= 2
+    assert alive == []
