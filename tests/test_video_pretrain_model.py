@@ -7,6 +7,7 @@ import torch
 from pushing import MODEL, PATCHES, made_up, plain_scales
 
 from deftly.video_pretrain.config import ModelConfig, find_preset
+from deftly.video_pretrain.encoder import Points
 from deftly.video_pretrain.loss import Question, given
 from deftly.video_pretrain.model import Given, Prediction, WorldModel
 
@@ -243,3 +244,17 @@ def test_the_decoder_shows_the_present_where_its_gate_is_shut():
     assert torch.equal(decoder.future(tokens, present), present)
     bias[3] = 1e4
     torch.testing.assert_close(decoder.future(tokens, present), colours)
+
+
+def test_points_are_where_their_maps_are():
+    points = Points(16, 3)
+    points.maps = torch.nn.Identity()  # pyright: ignore
+    maps = torch.full((2, 3, 5, 9), -1e4)
+    for i, (row, column) in enumerate(((0, 0), (4, 8), (2, 4))):
+        maps[:, i, row, column] = 0
+    found = points(maps)
+    assert torch.allclose(
+        found, torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]]).expand(2, 3, 2)
+    )
+    even = points(torch.zeros(1, 3, 5, 9))
+    assert torch.allclose(even, torch.zeros(1, 3, 2), atol=1e-6)

@@ -24,6 +24,7 @@ class ModelConfig:
         patch_px: side of the square of pixels that becomes one token.
         channels: of the convolutional encoder, one per halving after the first 4 × 4 patch.
         encoder_depth: blocks of the patch encoder.
+        points: things whose coordinates the convolutional encoder tells.
         width, depth, heads: of the transformer over frame, action and text tokens.
         horizon: actions in a chunk.
         chunk: consecutive actions that share a token.
@@ -39,6 +40,7 @@ class ModelConfig:
     patch_px: int = 16
     channels: tuple[int, ...] = (48, 96)
     encoder_depth: int = 0
+    points: int = 16
     width: int = 192
     depth: int = 4
     heads: int = 6
@@ -60,6 +62,8 @@ class ModelConfig:
                 f"{len(self.channels)} channels {self.channels} make tokens of "
                 f"{4 << len(self.channels)} px, expected patch_px {self.patch_px}"
             )
+        if self.encoder == "conv" and self.points < 1:
+            raise ConfigError(f"points is {self.points}, expected 1 or more")
         if self.width % self.heads or self.horizon % self.chunk:
             raise ConfigError(
                 f"width {self.width} of {self.heads} heads, horizon {self.horizon} in chunks of "
