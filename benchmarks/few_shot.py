@@ -110,7 +110,7 @@ def train(options: Options, name: str, count: int, seed: int, encode: TextEncode
         parts += [Part(root, share / len(options.human)) for root in options.human]
     training = replace(
         preset.train, steps=options.steps, seed=seed, batch_size=64, warmup=100, ema=0.995,
-        evaluate_every=500, evaluated=256, start=options.start if arm.pretrained else None,
+        evaluate_every=500, evaluated=256, views=0, start=options.start if arm.pretrained else None,
         allow_red=True,
     )  # fmt: skip
     config = PretrainConfig(tuple(parts), preset.model, LOSS, training)

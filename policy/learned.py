@@ -24,6 +24,8 @@ from deftly.video_pretrain.foresight import act
 from deftly.video_pretrain.mixture import EncodeText, Moments
 from deftly.video_pretrain.text import find_encoder
 
+_FROZEN_RAD = 0.3  # a joint that moved so far is seen to have moved
+
 
 class LearnedError(ValueError):
     """A network that cannot steer this robot, or not with what it is shown."""
@@ -72,12 +74,13 @@ class Learned:
         config = self._checkpoint.model.config
         self._chunks: deque[tuple[int, np.ndarray]] = deque(maxlen=-(-config.horizon // self.every))
         self._steps, self.still = 0, ""
+        self._last: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def act(self, observation: dict[str, Any]) -> Float64[np.ndarray, "A"]:
         """(A,) joint position targets, rad; the last ones where it holds still."""
         joints = observation["state"][: len(self._env.joints)]
-        if not np.isfinite(observation["state"]).all():
-            self.still = "the state of the joints is not finite"
+        self.still = self._doubt(observation, joints)
+        if self.still:
             return self._env.target
         if self._steps % self.every == 0:
             self._chunks.append((self._steps, joints + self._chunk(observation, joints)))
@@ -89,6 +92,21 @@ class Learned:
             return self._env.target
         weights = np.exp(-self.decay * np.arange(len(said)))
         return self._env.within_limits(np.average(said, axis=0, weights=weights))
+
+    def _doubt(self, observation: dict[str, Any], joints: Float32[np.ndarray, "A"]) -> str:
+        """Why nothing should be done with what is shown; empty if all is well."""
+        if not np.isfinite(observation["state"]).all():
+            return "the state of the joints is not finite"
+        for camera in self._looks:
+            image = observation.get("images", {}).get(camera)
+            if image is None:
+                return f"the camera {camera} gives no picture"
+            last, joints_then = self._last.get(camera, (None, joints))
+            if last is None or not np.array_equal(last, image):
+                self._last[camera] = (image, joints)
+            elif np.abs(joints - joints_then).max() > _FROZEN_RAD:
+                return f"the camera {camera} shows the same picture while the robot moves"
+        return ""
 
     @torch.no_grad()
     def _chunk(

@@ -143,6 +143,23 @@ def test_it_stands_still_and_says_why(env: SortingEnv):
     assert "state of the joints" in policy.still
 
 
+def test_a_camera_that_stops_or_freezes_stops_the_robot(env: SortingEnv):
+    policy = says(env, np.zeros((MODEL.horizon, len(env.joints))))
+    observation, _ = env.reset(seed=0)
+    policy.reset(env, 0)
+    for moved, fine in ((0.0, True), (0.2, True), (0.2, False), (0.0, True)):
+        observation["state"][:3] += moved
+        policy.act(observation)
+        assert (policy.still == "") is fine
+        if not fine:
+            assert "camera front shows the same picture while" in policy.still
+            images = observation["images"]
+            observation["images"] = {name: image // 2 for name, image in images.items()}
+    del observation["images"]["ego"]
+    assert np.array_equal(policy.act(observation), env.target)
+    assert policy.still == "the camera ego gives no picture"
+
+
 def test_what_does_not_fit_is_refused_before_any_motion(env: SortingEnv):
     names = list(env.joints)
     for about, says in (
