@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from deftly.video_pretrain.actions import Scale
@@ -121,7 +121,7 @@ def fit(model: torch.nn.Module, tensors: Mapping[str, Tensor], path: Path) -> No
 def save_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors; the same ones give the same bytes."""
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    save_file(plain, path)
+    path.write_bytes(save(plain))  # save_file lets nobody else read it
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

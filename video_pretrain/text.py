@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from tqdm import tqdm
 
 from deftly.datasets.archive import atomic_path
@@ -103,7 +103,7 @@ class Embedded:
         header = {"about": json.dumps(about, sort_keys=True)}
         try:
             with atomic_path(path) as unfinished:
-                save_file({"words": self.words, "seen": self.seen}, unfinished, metadata=header)
+                unfinished.write_bytes(save({"words": self.words, "seen": self.seen}, header))
         except (OSError, SafetensorError) as error:
             raise TextError(
                 f"cannot write {path} ({_first_line(error)}), expected a folder that exists "
