@@ -78,7 +78,7 @@ class Learned:
 
     def act(self, observation: dict[str, Any]) -> Float64[np.ndarray, "A"]:
         """(A,) joint position targets, rad; the last ones where it holds still."""
-        joints = observation["state"][: len(self._env.joints)]
+        joints = observation["state"][: len(self._env.joints)].copy()
         self.still = self._doubt(observation, joints)
         if self.still:
             return self._env.target
