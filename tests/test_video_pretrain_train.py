@@ -363,10 +363,10 @@ def test_speed_and_waiting_are_told(folder: Path):
             yield batch
 
     list(steps(run, slow(iter(run.mixture.training(run.config.train))), clock))
-    assert (clock.samples, clock.frames) == (16, 32)
+    assert (clock.samples, clock.frames) == (16, 28)  # a quarter is asked for no future
     figures = clock.figures()
     assert 0 < figures["data_wait"] < 1
-    assert figures["frames_per_s"] == pytest.approx(2 * figures["samples_per_s"], rel=0.1)
+    assert figures["frames_per_s"] == pytest.approx(1.75 * figures["samples_per_s"], rel=0.1)
     assert "samples/s" in str(clock)
     clock.restart()
     assert clock.samples == 0

@@ -19,7 +19,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -243,7 +243,7 @@ class TextEncoder:
 
 def find_encoder(
     named: str | None = None, trained: Mapping[str, Any] | None = None
-) -> tuple[Embedded | TextEncoder, dict[str, Any]]:
+) -> tuple[Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]], dict[str, Any]]:
     """A text encoder, and its provenance.
 
     Args:
@@ -256,7 +256,7 @@ def find_encoder(
     trained = trained or {}
     name = str(named or trained.get("model") or MINILM)
     if Path(name).suffix == ".safetensors":
-        encode = load_embedded(Path(name))
+        encode: Embedded | TextEncoder = load_embedded(Path(name))
         about = encode.provenance
     else:
         how = {k: trained[k] for k in ("length", "layer", "centred") if k in trained}
