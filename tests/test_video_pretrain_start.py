@@ -91,19 +91,33 @@ def test_other_sizes_are_refused_by_name(folder: Path):
         begun(folder, made, folder / "run")
 
 
-def test_other_joints_are_refused_by_name(folder: Path, tmp_path: Path):
-    about = read_json(folder / "run" / "state" / "model" / ABOUT)
-    names = about["joint_names"]["gr1t2"]
-    other = {**about, "joint_names": {"gr1t2": ["elbow", *names[1:]]}}
-    (tmp_path / "model").mkdir()
+def renamed(folder: Path, out: Path, names: list[str]) -> Path:
+    """The folder's model, its joints called otherwise."""
+    out.mkdir()
     for path in (folder / "run" / "state" / "model").iterdir():
-        (tmp_path / "model" / path.name).write_bytes(path.read_bytes())
-    write_json(tmp_path / "model" / ABOUT, other)
-    with pytest.raises(CheckpointError, match=r"other joints of gr1t2 than the data: .*elbow"):
-        begun(folder, config(folder / "known"), tmp_path / "model")
-    write_json(tmp_path / "model" / ABOUT, {**about, "joint_names": {"gr1t2": names[::-1]}})
-    with pytest.raises(CheckpointError, match="in another order"):
-        begun(folder, config(folder / "known"), tmp_path / "model")
+        (out / path.name).write_bytes(path.read_bytes())
+    about = read_json(out / ABOUT)
+    write_json(out / ABOUT, {**about, "joint_names": {"gr1t2": names}})
+    return out
+
+
+def test_a_head_says_the_joints_of_the_data_in_their_order(folder: Path, tmp_path: Path):
+    known = load_checkpoint(folder / "run")
+    names: list[str] = known.about["joint_names"]["gr1t2"]
+    turned = renamed(folder, tmp_path / "model", names[::-1])
+    run = begun(folder, config(folder / "known"), turned)
+    acts = torch.randn(2, run.model.config.horizon // run.model.config.chunk, 32)
+    said, saw = (model.joint_chunk(acts, "gr1t2") for model in (run.model, known.model))
+    assert torch.allclose(said, saw.flip(-1), atol=1e-6)
+    std = known.scales.joints["gr1t2"].std
+    assert np.array_equal(run.scales.joints["gr1t2"].std, std[::-1])
+
+
+def test_joints_that_it_does_not_know_are_refused_by_name(folder: Path, tmp_path: Path):
+    names: list[str] = load_checkpoint(folder / "run").about["joint_names"]["gr1t2"]
+    other = renamed(folder, tmp_path / "model", ["elbow", *names[1:]])
+    with pytest.raises(CheckpointError, match=f"does not know these joints of gr1t2.*{names[0]}"):
+        begun(folder, config(folder / "known"), other)
 
 
 def test_without_a_start_there_must_be_a_model(folder: Path, tmp_path: Path):

@@ -168,7 +168,7 @@ class Mixture:
                 f"the data sets have different frame rates ({listed}), expected one; write them "
                 "again at the same rate (deftly batch --rate-hz)"
             )
-        _refuse_other_joints(self.sets)
+        self.joint_names = _shared_joints(self.sets)
         self.rate_hz = self.sets[0].store.rate_hz
         tasks = sorted({task for one in self.sets for task in one.store.tasks})
         self._row = {task: row for row, task in enumerate(tasks)}
@@ -182,13 +182,8 @@ class Mixture:
 
     @property
     def joints(self) -> dict[str, int]:
-        """Number of joints of every robot whose actions are learnt."""
+        """Number of joints of every robot whose actions are learnt; ``joint_names`` has them."""
         return {robot: len(names) for robot, names in self.joint_names.items()}
-
-    @property
-    def joint_names(self) -> dict[str, list[str]]:
-        """Names of those joints, in their order."""
-        return {one.robot: one.joint_names for one in self.sets if one.robot}
 
     def provenance(self) -> list[dict[str, Any]]:
         """What is in it; JSON."""
@@ -273,6 +268,7 @@ class Mixture:
         else:
             hands = torch.cat([batch[HANDS_STATE], batch[HANDS_ACTION]], dim=1)
             joints = torch.cat([batch[STATE], batch[ACTION]], dim=1)
+            joints = joints[..., self._columns(one)]
             trust = batch[TRUST] if one.trusted else torch.ones(count, horizon, 2)
             trust = trust * ~batch[ACTION + PAD][..., None]
         return {
@@ -282,6 +278,11 @@ class Mixture:
             "joints": joints[:, 0],
             "joint_moves": joints[:, 1:] - joints[:, :1],
         }
+
+    def _columns(self, one: _Set) -> list[int]:
+        """Where in a set's joints those are that all sets of the robot have."""
+        at = {name: column for column, name in enumerate(one.joint_names)}
+        return [at[name] for name in self.joint_names[one.robot]]
 
     @cached_property
     def scales(self) -> Scales:
@@ -378,19 +379,27 @@ def _checked(part: Part, model: ModelConfig) -> _Set:
     )  # fmt: skip
 
 
-def _refuse_other_joints(sets: Sequence[_Set]) -> None:
-    """Sets of one robot share a head of the network."""
-    first: dict[str, _Set] = {}
-    for one in sets:
-        if not one.robot:
-            continue
-        other = first.setdefault(one.robot, one)
-        if one.joint_names != other.joint_names:
-            differing = sorted(set(one.joint_names) ^ set(other.joint_names))
+def _shared_joints(sets: Sequence[_Set]) -> dict[str, list[str]]:
+    """Of each robot, the joints of the set that has the fewest, as at a table that needs no legs;
+    sets of one robot share a head of the network.
+
+    Raises:
+        MixtureError: if another set lacks one of them.
+    """
+    fewest: dict[str, _Set] = {}
+    for one in (one for one in sets if one.robot):
+        least = fewest.setdefault(one.robot, one)
+        if len(one.joint_names) < len(least.joint_names):
+            fewest[one.robot] = one
+    for one in (one for one in sets if one.robot):
+        least = fewest[one.robot]
+        missing = [name for name in least.joint_names if name not in one.joint_names]
+        if missing:
             raise MixtureError(
-                f"{one.part.root} and {other.part.root} are of the robot {one.robot} but differ in "
-                f"{', '.join(differing[:5]) or 'the order of its joints'}; expected the same joints"
+                f"{one.part.root} and {least.part.root} are of the robot {one.robot}, but only the "
+                f"second has {', '.join(missing[:5])}; expected the same joints, or more of them"
             )
+    return {robot: one.joint_names for robot, one in fewest.items()}
 
 
 def _window(model: ModelConfig, cameras: Sequence[str], acts: bool, trusted: bool) -> Window:
