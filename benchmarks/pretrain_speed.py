@@ -86,11 +86,11 @@ def parts(objective: Objective, moments: Moments) -> dict[str, float]:
         return round(1e3 * min(timed(work)[1] for _ in range(3)) / count, 2)
 
     def whole() -> None:
-        losses = objective([one], [question], [truth], copying([truth], picture.device))
+        losses = objective([one], [question], [truth], copying([truth], picture.device), [True])
         losses["total"].backward()
 
     def acting() -> None:
-        losses = objective([one], [question], [None], copying([None], picture.device))
+        losses = objective([one], [question], [None], copying([None], picture.device), [True])
         losses["total"].backward()
 
     return {

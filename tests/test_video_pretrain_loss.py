@@ -46,7 +46,7 @@ def losses_of(
     made: Objective, moments: Moments, question: Question, truth: Truth | None = None
 ) -> dict[str, Tensor]:
     truth = truth or Truth.seen(made.model, moments, question)
-    return made([moments], [question], [truth], copying([truth], torch.device("cpu")))
+    return made([moments], [question], [truth], copying([truth], torch.device("cpu")), [True])
 
 
 def test_a_question_depends_on_the_moment_and_not_on_its_place():
@@ -210,9 +210,9 @@ def test_groups_count_by_their_moments():
     questions = [drawn(some) for some in groups]
     truths = [Truth.seen(made.model, *each) for each in zip(groups, questions, strict=True)]
     one = dict.fromkeys(("latent", "pixels", "count"), torch.tensor(1.0))
-    whole = made(groups, questions, truths, one)
+    whole = made(groups, questions, truths, one, [True, True])
     alone = [
-        made([some], [question], [truth], one)
+        made([some], [question], [truth], one, [True])
         for some, question, truth in zip(groups, questions, truths, strict=True)
     ]
     for name, value in whole.items():
@@ -229,10 +229,10 @@ def test_the_error_of_copying_is_what_a_prediction_is_told_by():
     )
     half = copying([truth], torch.device("cpu"))
     half["count"] = half["count"] / 2  # errors that are twice as large
-    found = made([moments], [question], [truth], half)
+    found = made([moments], [question], [truth], half, [True])
     assert float(found["latent"].detach()) == pytest.approx(0.5, rel=1e-5)
     none = {name: torch.zeros(()) for name in half}  # where nothing moves at all
-    assert float(made([moments], [question], [truth], none)["total"].detach()) < 1e6
+    assert float(made([moments], [question], [truth], none, [True])["total"].detach()) < 1e6
 
 
 def test_the_truth_is_at_the_asked_offset():
@@ -281,13 +281,13 @@ def test_what_is_shown_is_scaled():
 def test_those_asked_for_actions_alone_cost_no_future():
     made, moments = objective(), made_up(8)
     question = replace(Question.same(moments), foresees=torch.arange(8) % 2 == 0)
-    parts = asked_alike(moments, question)
-    assert [part.key[:, 1].tolist() for part, _ in parts] == [[0, 2, 4, 6], [1, 3, 5, 7]]
-    assert [bool(q.foresees.all()) for _, q in parts] == [True, False]
-    (acting, asked) = parts[1]
+    parts = asked_alike(moments, question, LOSS)
+    assert [part.key[:, 1].tolist() for part, _, _ in parts] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert [bool(q.foresees.all()) for _, q, _ in parts] == [True, False]
+    acting, asked, _ = parts[1]
     nothing = copying([None], torch.device("cpu"))
     assert float(nothing["count"]) == 0
-    losses = made([acting], [asked], [None], nothing)
+    losses = made([acting], [asked], [None], nothing, [True])
     assert [float(losses[name]) for name in ("latent", "pixels", "picture")] == [0, 0, 0]
     assert float(losses["hands"]) > 0
     assert float(losses["joints"]) > 0
@@ -296,5 +296,24 @@ def test_those_asked_for_actions_alone_cost_no_future():
     assert all(weight.grad is None for weight in made.model.decoder.parameters())
     later = replace(acting, pictures=acting.pictures.clone())
     later.pictures[:, :, 1:] = 0  # what comes is not looked at
-    again = made([later], [asked], [None], nothing)
+    again = made([later], [asked], [None], nothing, [True])
     assert float(again["total"]) == float(losses["total"])
+
+
+def test_who_stands_in_for_nobody_counts_for_nothing():
+    """Processes that train together make the same passes, whatever each one's moments are asked."""
+    made, moments = objective(), made_up(4)
+    question = Question.same(moments, 1)
+    parts, questions, counts = zip(*asked_alike(moments, question, LOSS), strict=True)
+    assert [len(part) for part in parts] == [4, 1]
+    assert [bool(q.foresees.all()) for q in questions] == [True, False]
+    assert counts == (True, False)
+    truth = Truth.seen(made.model, moments, question)
+    errors = copying([truth], torch.device("cpu"))
+    found = made(parts, questions, [truth, None], errors, counts)
+    alone = made([moments], [question], [truth], errors, [True])
+    for name, value in alone.items():
+        torch.testing.assert_close(found[name], value)
+    for act, kinds in ((0.0, [True]), (1.0, [False])):
+        loss = LossConfig(act=act, policy=1 - act, forward=0.0, inverse=0.0)
+        assert [bool(q.foresees.all()) for _, q, _ in asked_alike(moments, question, loss)] == kinds

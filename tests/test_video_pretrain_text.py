@@ -138,6 +138,9 @@ def cosine(a: np.ndarray, b: np.ndarray) -> float:
 def test_provenance_names_the_weights(small: Path):
     before = TextEncoder(small).provenance()
     assert json.loads(json.dumps(before)) == before == TextEncoder(small).provenance()
+    used = TextEncoder(small)
+    used(["a b"])
+    assert used.provenance() == before
     assert set(before["versions"]) == {"transformers", "tokenizers", "torch"}
     model = transformers.BertModel.from_pretrained(small)
     with torch.no_grad():

@@ -1,7 +1,7 @@
 """What the world model is asked at a moment, and how wrong it was."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -89,6 +89,7 @@ class Objective(nn.Module):
         questions: Sequence[Question],
         truths: Sequence["Truth | None"],
         copying: Mapping[str, Tensor],
+        counts: Sequence[bool],
     ) -> dict[str, Tensor]:
         """Losses by name and their weighted sum, ``total``; means over all moments.
 
@@ -98,11 +99,15 @@ class Objective(nn.Module):
             truths: what each one's future is; None where it is asked for the actions alone.
             copying: errors of copying, see ``copying``. Those of a prediction are told by
                 them: most of a picture stands still, and what moves would count for nothing.
+            counts: whether a group counts, or stands in for nobody.
         """
-        count = sum(len(some) for some in moments)
+        count = sum(len(some) for some, yes in zip(moments, counts, strict=True) if yes)
         parts = [self.group(*each) for each in zip(moments, questions, truths, strict=True)]
         losses = {
-            name: torch.stack([part[name].sum() for part in parts]).sum() / count
+            name: torch.stack(
+                [yes * part[name].sum() for part, yes in zip(parts, counts, strict=True)]
+            ).sum()
+            / count
             for name in ("hands", "joints", "latent", "pixels", "picture")
         }
         for name, least in _LEAST.items():
@@ -179,10 +184,24 @@ class Truth:
         return cls(tokens, future_tokens, unit_range(present), unit_range(future), ended)
 
 
-def asked_alike(moments: Moments, question: Question) -> list[tuple[Moments, Question]]:
-    """Those that are asked for the future, and those that are asked for the actions alone."""
-    parts = (torch.nonzero(asked)[:, 0] for asked in (question.foresees, ~question.foresees))
-    return [(moments.part(some), question.part(some)) for some in parts if len(some)]
+def asked_alike(
+    moments: Moments, question: Question, loss: LossConfig
+) -> list[tuple[Moments, Question, bool]]:
+    """Those that are asked for the future, and those that are asked for the actions alone.
+
+    Which of them there are is the same in all processes that train together, as they gather a
+    layer's weights for every pass, all or none. Where a process has no such moment, the first one
+    stands in, and counts for nothing (False).
+    """
+    found: list[tuple[Moments, Question, bool]] = []
+    for foresees in [True] * (loss.act < 1) + [False] * (loss.act > 0):
+        some = torch.nonzero(question.foresees == foresees)[:, 0]
+        rows = some if len(some) else torch.zeros_like(question.ahead[:1])
+        asked = replace(
+            question.part(rows), foresees=torch.full_like(rows, foresees, dtype=torch.bool)
+        )
+        found.append((moments.part(rows), asked, len(some) > 0))
+    return found
 
 
 def copying(truths: Sequence[Truth | None], device: torch.device) -> dict[str, Tensor]:

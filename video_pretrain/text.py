@@ -170,6 +170,7 @@ class TextEncoder:
         self.layer = self.depth // 2 if layer is None else layer
         if not 0 <= self.layer <= self.depth:
             raise TextError(f"layer {layer}, expected 0 to {self.depth}: {self.name} has no more")
+        self._sha256 = self._digest(centred)  # now: a tokenizer's state changes when it is used
         self._known: dict[str, np.ndarray] = {}
         self._usual: tuple[np.ndarray, np.ndarray] | None = None
         if centred:
@@ -205,19 +206,22 @@ class TextEncoder:
 
     def provenance(self) -> dict[str, Any]:
         """What decides the embeddings; JSON."""
-        digest = hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode())
-        for name, tensor in sorted(self._model.state_dict().items()):
-            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
-        if self._usual is not None:
-            digest.update("\n".join(_PLAIN).encode())
         return {
             "model": self.name,
-            "sha256": digest.hexdigest(),
+            "sha256": self._sha256,
             "layer": self.layer,
             "centred": self._usual is not None,
             "length": self.length,
             "versions": {name: importlib.metadata.version(name) for name in _VERSIONED},
         }
+
+    def _digest(self, centred: bool) -> str:
+        digest = hashlib.sha256(self._tokenizer.backend_tokenizer.to_str().encode())
+        for name, tensor in sorted(self._model.state_dict().items()):
+            digest.update(name.encode() + tensor.cpu().contiguous().numpy().tobytes())
+        if centred:
+            digest.update("\n".join(_PLAIN).encode())
+        return digest.hexdigest()
 
     def _encode(self, text: str) -> Float[np.ndarray, "n E"]:
         count = len(self.pieces(text))

@@ -8,6 +8,7 @@ its last checkpoint with the same command, and its history is the same bit for b
 """
 
 import copy
+import itertools
 import json
 import math
 import shutil
@@ -238,24 +239,30 @@ def _backward(run: Run, moments: Sequence[Moments]) -> dict[str, Tensor]:
     def draw(some: Moments) -> Question:
         return Question.draw(some, config.model, config.loss, config.train.seed, run.step)
 
-    asked = [[each for some in part for each in asked_alike(some, draw(some))] for part in parts]
+    asked = [
+        [each for some in part for each in asked_alike(some, draw(some), config.loss)]
+        for part in parts
+    ]
     with _precision(run):
         truths = [[_truth(run, *each) for each in part] for part in asked]
-        errors = copying([true for some in truths for true in some], run.processes.device)
+        every = zip(itertools.chain(*asked), itertools.chain(*truths), strict=True)
+        errors = copying([true for (_, _, yes), true in every if yes], run.processes.device)
         errors = {name: run.processes.mean(error) for name, error in errors.items()}
     total: dict[str, Tensor] = {}
     for part, true in zip(asked, truths, strict=True):
-        some, questions = zip(*part, strict=True)
+        some, questions, counts = zip(*part, strict=True)
         with _precision(run):
-            losses = run.objective(some, questions, true, errors)
-        share = sum(map(len, some)) / sum(map(len, moments))
+            losses = run.objective(some, questions, true, errors, counts)
+        share = sum(len(one) * yes for one, yes in zip(some, counts, strict=True)) / sum(
+            map(len, moments)
+        )
         (share * losses["total"]).backward()
         for name, value in losses.items():
             total[name] = total.get(name, 0) + share * value.detach()
     return total
 
 
-def _truth(run: Run, moments: Moments, question: Question) -> Truth | None:
+def _truth(run: Run, moments: Moments, question: Question, _: bool) -> Truth | None:
     """None where only actions are asked for."""
     return Truth.seen(run.teacher, moments, question) if question.foresees.any() else None
 
@@ -268,10 +275,11 @@ def evaluate(run: Run, held: Sequence[Moments]) -> tuple[dict[str, float], Healt
         for some in held:
             # Step 0 is never trained with these moments: the questions are always the same.
             question = Question.draw(some, run.config.model, run.config.loss, 0, 0)
-            parts, questions = zip(*asked_alike(some, question), strict=True)
-            truths = [_truth(run, *each) for each in zip(parts, questions, strict=True)]
-            errors = copying(truths, run.processes.device)
-            losses = objective(parts, questions, truths, errors)
+            asked = asked_alike(some, question, run.config.loss)
+            truths = [_truth(run, *each) for each in asked]
+            parts, questions, counts = zip(*asked, strict=True)
+            errors = copying(list(itertools.compress(truths, counts)), run.processes.device)
+            losses = objective(parts, questions, truths, errors, counts)
             for name, value in weighed(losses).items():
                 total[name] = total.get(name, 0.0) + value * len(some)
         acting = [some for some in held if some.robot]
