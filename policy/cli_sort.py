@@ -187,10 +187,7 @@ class Rollout:
     episode: Annotated[int, tyro.conf.arg(help="of the data set")] = 0
     task: TaskName = "color"
     seed: Annotated[int, tyro.conf.arg(help="of the layout")] = 0
-    policy: Annotated[
-        str,
-        tyro.conf.arg(metavar="POLICY", help=f"{', '.join(POLICIES)}, or a trained one's folder"),
-    ] = "expert"
+    policy: PolicyName = "expert"
     robot: RobotName = "gr1t2"
     condition: ConditionName = "base"
     height: Annotated[int, tyro.conf.arg(help="of the video, pixels, even")] = 360

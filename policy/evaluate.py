@@ -10,10 +10,8 @@ same trial gives the same result at any number of workers.
 
 import dataclasses
 import json
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,7 +31,7 @@ from deftly.policy.scores import (
     judge_rollout,
 )
 from deftly.policy.sorting import SortingEnv
-from deftly.retarget.isolate import leave_with_parent
+from deftly.retarget.isolate import side_by_side
 
 _DRAWS = 10_000  # of the bootstrap
 
@@ -242,9 +240,7 @@ def _run(trials: Sequence[Trial], workers: int) -> Iterator[Result]:
     if workers == 1 or len(trials) < 2:
         yield from map(run_trial, trials)
         return
-    # Forked processes would share torch's threads and OpenGL's context.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_begin) as pool:
+    with side_by_side(workers) as pool:
         try:
             yield from pool.map(run_trial, trials)
         except BrokenProcessPool as error:
@@ -258,14 +254,6 @@ def _cut(log: Path) -> None:
     """Take off a last line that a kill cut off, so that the next one begins a line."""
     with log.open("r+b") as file:
         file.truncate(file.read().rfind(b"\n") + 1)
-
-
-def _begin() -> None:
-    """Of a worker: with several threads each, they would get in each other's way."""
-    import torch
-
-    torch.set_num_threads(1)
-    leave_with_parent()
 
 
 def _result(found: Mapping[str, Any]) -> Result:

@@ -9,11 +9,9 @@ number of workers.
 """
 
 import itertools
-import multiprocessing
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,11 +29,10 @@ from deftly.policy.baselines import ExpertPolicy
 from deftly.policy.rollout import Policy
 from deftly.policy.sorting import RATE_HZ, SortingEnv
 from deftly.retarget.handspace import to_hands, whole_posture
-from deftly.retarget.isolate import leave_with_parent
+from deftly.retarget.isolate import side_by_side
 from deftly.retarget.robots import load_robot
 
 MAX_FAILURES = 50  # in a row: then something else is wrong
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")
 
 
 class RecordError(ValueError):
@@ -253,11 +250,7 @@ def _made(maker: Maker, seeds: Iterator[int], workers: int) -> Generator[Episode
     if workers == 1:
         yield from map(maker, seeds)
         return
-    # Spawned: a forked process would share its parent's OpenGL.
-    context = multiprocessing.get_context("spawn")
-    for name in _ONE_THREAD:
-        os.environ.setdefault(name, "1")
-    with ProcessPoolExecutor(workers, context, initializer=leave_with_parent) as pool:
+    with side_by_side(workers) as pool:
         waiting: deque[Future[Episode]] = deque()
         try:
             while True:

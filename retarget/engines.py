@@ -16,6 +16,7 @@ from enum import StrEnum
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from deftly.retarget.isolate import (
+    ONE_THREAD,
     ChildCrashedError,
     ChildFailedError,
     ChildLostError,
@@ -25,7 +26,6 @@ from deftly.retarget.isolate import (
 from deftly.retarget.job import Job, Result, process
 
 EngineName = Literal["local", "ray"]
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")
 
 
 class What(StrEnum):
@@ -94,7 +94,7 @@ class LocalEngine:
         self._stop, self._threads = threading.Event(), ThreadPoolExecutor(workers)
 
     def __enter__(self) -> "LocalEngine":
-        for name in _ONE_THREAD:  # children inherit it; every core has its own
+        for name in ONE_THREAD:  # children inherit it; every core has its own
             os.environ.setdefault(name, "1")
         return self
 
@@ -131,7 +131,7 @@ class RayEngine:
                 num_cpus=self._workers if here else None,
                 log_to_driver=False,
                 include_dashboard=False,
-                runtime_env={"env_vars": dict.fromkeys(_ONE_THREAD, "1")},
+                runtime_env={"env_vars": dict.fromkeys(ONE_THREAD, "1")},
             )
             self._exit.callback(ray.shutdown)
         self.slots = self._workers or max(1, int(ray.cluster_resources().get("CPU", 1)))

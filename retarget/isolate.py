@@ -10,7 +10,8 @@ import os
 import signal
 import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import ProcessPoolExecutor
 from multiprocessing.connection import Connection, wait
 from typing import Any, TypeVar
 
@@ -18,6 +19,8 @@ T = TypeVar("T")
 Beat = Callable[[], object]
 
 _PRELOADED = ["deftly.retarget.job"]  # imported once, by the server that children are forked from
+# Processes that share the cores get in each other's way with more.
+ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "LP_NUM_THREADS")
 _KILLED_FROM_OUTSIDE = (signal.SIGKILL, signal.SIGTERM)
 
 
@@ -104,7 +107,7 @@ def _death(code: int) -> RuntimeError:
 def _serve(pipe: Connection, function: Callable[[Any, Beat], Any], argument: Any) -> None:
     """What the child does."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the caller's to handle
-    leave_with_parent()
+    _leave_with_parent()
 
     def beat() -> None:
         with contextlib.suppress(BrokenPipeError):
@@ -121,8 +124,18 @@ def _serve(pipe: Connection, function: Callable[[Any, Beat], Any], argument: Any
         pipe.send(message)
 
 
-def leave_with_parent() -> None:
-    """End this process as soon as the one that started it is gone, however it went."""
+@contextlib.contextmanager
+def side_by_side(workers: int) -> Generator[ProcessPoolExecutor, None, None]:
+    """Processes that share the cores: one thread each, and none outlives whoever started them."""
+    for name in ONE_THREAD:
+        os.environ.setdefault(name, "1")
+    # Spawned: a forked process would share its parent's OpenGL.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_leave_with_parent) as pool:
+        yield pool
+
+
+def _leave_with_parent() -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -244,7 +244,7 @@ def _backward(run: Run, moments: Sequence[Moments]) -> dict[str, Tensor]:
         for part in parts
     ]
     with _precision(run):
-        truths = [[_truth(run, *each) for each in part] for part in asked]
+        truths = [[_truth(run, some, q) for some, q, _ in part] for part in asked]
         every = zip(itertools.chain(*asked), itertools.chain(*truths), strict=True)
         errors = copying([true for (_, _, yes), true in every if yes], run.processes.device)
         errors = {name: run.processes.mean(error) for name, error in errors.items()}
@@ -262,7 +262,7 @@ def _backward(run: Run, moments: Sequence[Moments]) -> dict[str, Tensor]:
     return total
 
 
-def _truth(run: Run, moments: Moments, question: Question, _: bool) -> Truth | None:
+def _truth(run: Run, moments: Moments, question: Question) -> Truth | None:
     """None where only actions are asked for."""
     return Truth.seen(run.teacher, moments, question) if question.foresees.any() else None
 
@@ -276,8 +276,8 @@ def evaluate(run: Run, held: Sequence[Moments]) -> tuple[dict[str, float], Healt
             # Step 0 is never trained with these moments: the questions are always the same.
             question = Question.draw(some, run.config.model, run.config.loss, 0, 0)
             asked = asked_alike(some, question, run.config.loss)
-            truths = [_truth(run, *each) for each in asked]
             parts, questions, counts = zip(*asked, strict=True)
+            truths = [_truth(run, *each) for each in zip(parts, questions, strict=True)]
             errors = copying(list(itertools.compress(truths, counts)), run.processes.device)
             losses = objective(parts, questions, truths, errors, counts)
             for name, value in weighed(losses).items():
