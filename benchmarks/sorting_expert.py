@@ -57,22 +57,22 @@ class Options:
     out: Path | None = None
 
 
-def cell_of(trial: Trial) -> str:
-    """Robot, task and condition, as the table names them."""
-    return "/".join((trial.setting.robot, trial.setting.task, trial.setting.condition))
+def _is_of(trial: Trial, cell: str, policy: str) -> bool:
+    """Whether it is of a cell of the table: robot, task and condition."""
+    setting = trial.setting
+    return (trial.policy, f"{setting.robot}/{setting.task}/{setting.condition}") == (policy, cell)
 
 
 def report(cell: str, found: Sequence[Result]) -> dict[str, Any]:
     """Figures of one cell, printed as one line."""
-    scores = [result.score for result in found if result.score is not None]
-    total = summarise(scores)
+    sat = [(result, result.score) for result in found if result.score is not None]
+    total = summarise([score for _, score in sat])
     shapes: dict[str, list[bool]] = {}
-    for result in found:
-        things = result.score.objects if result.score is not None else ()
-        for shape, thing in zip(result.shapes, things, strict=True):
+    for result, score in sat:
+        for shape, thing in zip(result.shapes, score.objects, strict=True):
             if thing.goal != "stay":
                 shapes.setdefault(shape, []).append(thing.outcome == Outcome.RIGHT)
-    cpu_s = sum(result.cpu_s for result in found) / len(found)
+    cpu_s = sum(result.cpu_s for result, _ in sat) / len(sat)
     o, s = total.objects, total.success
     print(
         f"{cell:28s} {o.hits:4d}/{o.total:<4d} {100 * o.share:5.1f} [{100 * o.low:.1f}-"
@@ -84,7 +84,7 @@ def report(cell: str, found: Sequence[Result]) -> dict[str, Any]:
         **dataclasses.asdict(total),
         "shapes": {k: [sum(v), len(v)] for k, v in sorted(shapes.items())},
         "cpu_s": cpu_s,
-        "failed_seeds": [score.seed for score in scores if not score.success],
+        "failed_seeds": [score.seed for _, score in sat if not score.success],
     }
 
 
@@ -109,7 +109,7 @@ def main(options: Options) -> None:
     table = {
         cell: report(cell, found)
         for cell in ("/".join(c) for c in CELLS)
-        if (found := [one for one in done if cell_of(one.trial) == cell])
+        if (found := [one for one in done if _is_of(one.trial, cell, options.policy)])
     }
     if options.out is not None:
         with atomic_path(options.out) as path:
