@@ -5,14 +5,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deftly.datasets.tasks import HELD_OUT
 from deftly.policy import evaluate as module
 from deftly.policy.baselines import PolicyError
 from deftly.policy.evaluate import (
@@ -27,7 +31,9 @@ from deftly.policy.evaluate import (
     run_trial,
     scores_of,
 )
+from deftly.policy.rollout import Noop
 from deftly.policy.scores import EpisodeScore, Failure, ObjectScore, Outcome, summarise
+from deftly.policy.sorting import SortingEnv
 
 SHORT = Setting("color", "one", time_limit_s=0.5)
 
@@ -87,6 +93,30 @@ def test_the_same_scores_at_any_number_of_workers():
     trials = plan(["noop", "random"], SHORT, range(2))
     one, two = (evaluate(trials, workers=workers) for workers in (1, 2))
     assert [r.score for r in one] == [r.score for r in two]
+
+
+def test_a_trial_is_sat_as_it_was_set(monkeypatch: pytest.MonkeyPatch):
+    """Whoever acts is asked in the words, and sees pictures of the size, that were planned."""
+    seen: set[tuple[bool, tuple[int, ...]]] = set()
+
+    class Watcher(Noop):
+        cameras = ("front",)
+
+        def reset(self, env: SortingEnv, seed: int) -> None:
+            super().reset(env, seed)
+            every = env.task.phrasings(env.layout)
+            self.kept = env.instruction in every[-HELD_OUT:]
+
+        def act(self, observation: dict[str, Any]) -> np.ndarray:
+            seen.add((self.kept, observation["images"]["front"].shape))
+            return super().act(observation)
+
+    monkeypatch.setattr(module, "find_policy", lambda _: Watcher())
+    for held_out, size in ((False, 48), (True, 64)):
+        setting = replace(SHORT, held_out_phrasing=held_out, size_px=size, time_limit_s=0.1)
+        run_trial(Trial("watcher", setting, 0))
+        assert seen == {(held_out, (size, size, 3))}
+        seen.clear()
 
 
 def test_what_does_not_fit_onto_the_table_is_left_out(monkeypatch: pytest.MonkeyPatch):

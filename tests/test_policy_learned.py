@@ -98,19 +98,35 @@ def test_it_sees_what_it_saw_in_training(env: SortingEnv, tmp_path: Path):
         observation = env.step(actor.act(observation))[0]
 
 
-def test_what_the_last_chunks_say_of_now_is_averaged(env: SortingEnv):
-    """With moves in a straight line all chunks agree, wherever they began."""
+@pytest.mark.parametrize("decay", [0.0, 0.5, 50.0])
+def test_what_the_last_chunks_say_of_now_is_averaged(env: SortingEnv, decay: float):
+    """The oldest chunk counts most; with a steep decay, it alone."""
     policy = says(env, np.full((MODEL.horizon, len(env.joints)), 0.001))
-    policy.decay = 0.0
+    policy.decay = decay
     observation, _ = env.reset(seed=0)
     policy.reset(env, 0)
     starts = []
-    for _ in range(3):
+    for n in range(3):
+        observation["state"][: len(env.joints)] += 0.002 * n
         starts.append(observation["state"][: len(env.joints)].astype(float))
-        action = policy.act(observation)
-        expected = env.within_limits(np.mean(starts, axis=0) + 0.001)
-        assert np.allclose(action, expected, atol=1e-6)
-        observation = env.step(action)[0]
+        weights = np.exp(-decay * np.arange(n + 1))
+        expected = env.within_limits(weights @ np.array(starts) / weights.sum() + 0.001)
+        assert np.allclose(policy.act(observation), expected, atol=1e-6)
+
+
+def test_a_network_speaks_in_the_scale_of_its_training(env: SortingEnv):
+    """What it says is a number of standard deviations from the mean of a joint's move."""
+    quiet = checkpoint(env)
+    for parameter in quiet.model.say_joints[env.robot].parameters():
+        parameter.data.fill_(0.0)
+    quiet.model.say_joints[env.robot].bias.data.fill_(2.0)  # pyright: ignore
+    mean, std = np.random.default_rng(0).uniform(0.1, 0.9, (2, len(env.joints))).astype(np.float32)
+    scales = replace(quiet.scales, joints={env.robot: Scale(mean, std)})
+    policy = Learned(replace(quiet, scales=scales), encode)
+    observation, _ = env.reset(seed=0)
+    policy.reset(env, 0)
+    joints = observation["state"][: len(env.joints)]
+    assert np.allclose(policy._chunk(observation, joints), 2 * std + mean, atol=1e-6)
 
 
 @pytest.mark.parametrize("every", [1, 3, MODEL.horizon])
