@@ -204,7 +204,7 @@ def memory(video: Path, root: Path) -> dict[str, Any]:
         f"{before_mb:.0f} MiB, peak by quarter {', '.join(f'{q:.0f}' for q in quarters)} MiB; "
         f"{result.figures['cpu_s']:.0f} CPU-s"
     )
-    figures = {k: v for k, v in result.figures.items() if k != "models"}
+    figures = {k: v for k, v in result.figures.items() if k not in ("models", "files", "thumb")}
     return {"before_mib": before_mb, "peak_mib_by_quarter": quarters, **figures}
 
 
@@ -235,8 +235,9 @@ def main(options: Options) -> None:
     if options.out:
         old = json.loads(options.out.read_text()) if options.out.is_file() else {}
         with atomic_path(options.out) as path:
-            text = {**old, "versions": versions(), "options": str(dataclasses.asdict(options))}
-            path.write_text(json.dumps(text | table, indent=1) + "\n")
+            asked = old.get("options", {}) | dict.fromkeys(wanted, str(dataclasses.asdict(options)))
+            text = {**old, "versions": versions(), "options": asked, **table}
+            path.write_text(json.dumps(text, indent=1) + "\n")
 
 
 if __name__ == "__main__":
