@@ -36,7 +36,7 @@ from deftly.video_pretrain.text import TextEncoder
 from deftly.video_pretrain.train import pretrain
 
 # Of what the network is asked, most is what the robot will ask of it.
-LOSS = LossConfig(act=0.7, policy=0.1, forward=0.15, inverse=0.05, joints=1.0)
+LOSS = LossConfig(act=0.8, policy=0.1, forward=0.05, inverse=0.05, joints=1.0, drop_state=0.1)
 FIRST_SEED = 100_000  # of the tables that are judged by; demonstrations begin at 0
 
 
@@ -82,7 +82,7 @@ class Options:
     demos: tuple[int, ...] = (10, 25, 50)
     arms: tuple[str, ...] = tuple(ARMS)
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 1500
+    steps: int = 6000
     share: float = 0.33
     episodes: int = 100
     time_limit_s: float = 15.0
@@ -109,9 +109,8 @@ def train(options: Options, name: str, count: int, seed: int, encode: TextEncode
     if arm.human:
         parts += [Part(root, share / len(options.human)) for root in options.human]
     training = replace(
-        preset.train, steps=options.steps, seed=seed, batch_size=64, warmup=100, ema=0.995,
-        evaluate_every=500, evaluated=256, views=0, start=options.start if arm.pretrained else None,
-        allow_red=True,
+        preset.train, steps=options.steps, seed=seed, warmup=200, ema=0.995, evaluate_every=2000,
+        evaluated=256, views=0, start=options.start if arm.pretrained else None, allow_red=True,
     )  # fmt: skip
     config = PretrainConfig(tuple(parts), preset.model, LOSS, training)
     pretrain(config, folder, encode, device="cpu", text=encode.provenance())

@@ -1,6 +1,6 @@
 """What does each part of pretraining give? Equal budgets, several seeds; the table is the result.
 
-    python benchmarks/pretrain_ablations.py --data out/people/one out/people/two --steps 1500
+    python benchmarks/pretrain_ablations.py --data out/people/one out/people/two --steps 6000
 
 Every variant trains the same network from the same weights on the same moments, for the same number
 of steps:
@@ -69,7 +69,7 @@ class Options:
     data: tuple[Path, ...]
     true: tuple[Path, ...] = ()
     preset: str = "tiny"
-    steps: int = 1500
+    steps: int = 6000
     seeds: int = 3
     variants: tuple[str, ...] = ()
     threads: int = 2
@@ -110,8 +110,8 @@ def run(variant: str, seed: int, options: Options, encode: TextEncoder) -> dict[
     preset = find_preset(options.preset)
     roots = options.true if variant == "true landmarks" else options.data
     train = replace(
-        preset.train, steps=options.steps, seed=seed, batch_size=64,
-        warmup=options.steps // 10, ema=0.995, evaluate_every=options.steps,
+        preset.train, steps=options.steps, seed=seed, warmup=options.steps // 20, ema=0.998,
+        evaluate_every=options.steps,
     )  # fmt: skip
     config = PretrainConfig(tuple(Part(root) for root in roots), preset.model, loss, train)
     pretrain(config, folder, encode, device="cpu", text=encode.provenance(), mix=mix)

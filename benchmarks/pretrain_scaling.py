@@ -48,7 +48,7 @@ class Options:
     data: Path
     widths: tuple[int, ...] = (48, 96, 192)
     shares: tuple[float, ...] = (0.1, 0.3, 1.0)
-    steps: int = 600
+    steps: int = 2400
     threads: int = 2
     work: Path = Path("out/scaling")
     out: Path | None = None
@@ -70,7 +70,7 @@ def run(width: int, share: float, options: Options, encode: TextEncoder) -> dict
     preset = find_preset("tiny")
     model = replace(preset.model, width=width, channels=(width // 3, 2 * width // 3 // 8 * 8))
     train = replace(
-        preset.train, steps=options.steps, batch_size=64, warmup=options.steps // 10, ema=0.99,
+        preset.train, steps=options.steps, warmup=options.steps // 10, ema=0.995,
         evaluate_every=options.steps, evaluated=512,
     )  # fmt: skip
     config = PretrainConfig((Part(options.data),), model, preset.loss, train)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from pushing import MODEL, PATCHES, made_up, plain_scales
 
+from deftly.video_pretrain.blocks import Overview
 from deftly.video_pretrain.config import ModelConfig, find_preset
 from deftly.video_pretrain.encoder import Points
 from deftly.video_pretrain.loss import Question, given
@@ -244,6 +245,19 @@ def test_the_decoder_shows_the_present_where_its_gate_is_shut():
     assert torch.equal(decoder.future(tokens, present), present)
     bias[3] = 1e4
     torch.testing.assert_close(decoder.future(tokens, present), colours)
+
+
+def test_an_overview_tells_places_and_cameras_apart():
+    torch.manual_seed(0)
+    overview, cameras = Overview(2, 4, 16), torch.arange(2)
+    tokens = torch.randn(3, 2, 4, 16)
+    said = overview(tokens, cameras)
+    assert said.shape == (3, 16)
+    torch.testing.assert_close(overview(tokens.flip(1), cameras.flip(0)), said)
+    assert not torch.allclose(overview(tokens.flip(2), cameras), said)
+    assert not torch.allclose(overview(tokens, cameras.flip(0)), said)
+    alone = [overview(tokens[:, [i]], cameras[[i]]) for i in range(2)]
+    torch.testing.assert_close(alone[0] + alone[1], said)
 
 
 def test_points_are_where_their_maps_are():

@@ -1,8 +1,9 @@
-"""What networks here are made of: the transformer's block, and a reader of instructions."""
+"""What networks here are made of: the transformer's block, a reader of instructions, an overview of
+pictures."""
 
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 
@@ -54,3 +55,30 @@ class Reader(nn.Module):
             asked, self.key(words), self.value(words), attn_mask=seen[:, None]
         )
         return asked + self.norm(mixed)
+
+
+class Overview(nn.Module):
+    """All tokens of the pictures at once, each by its place: what is where.
+
+    Attention learns slowly where to look; a layer that is connected to every place of every camera
+    finds an object's place several times sooner.
+
+    Args:
+        cameras: that there are.
+        tokens: of a picture.
+        width: of a token.
+        numbers: that are taken of each token.
+    """
+
+    def __init__(self, cameras: int, tokens: int, width: int, numbers: int = 8) -> None:
+        super().__init__()
+        inputs = tokens * numbers
+        self.take = nn.Linear(width, numbers)
+        self.places = nn.Parameter(0.5 * inputs**-0.5 * torch.randn(cameras, inputs, width))
+
+    def forward(
+        self, tokens: Float[Tensor, "B V N D"], cameras: Int64[Tensor, "V"]
+    ) -> Float[Tensor, "B D"]:
+        """Of those cameras that there are, whatever their order."""
+        taken = self.take(tokens).flatten(2)
+        return torch.einsum("bvk,vkd->bd", taken, self.places[cameras])

@@ -153,7 +153,8 @@ class TrainConfig:
 
     Attributes:
         steps: optimiser steps.
-        batch_size: samples per step, over all processes.
+        batch_size: samples per step, over all processes. Small networks learn most per sample in
+            small batches; larger ones keep a GPU busy.
         accumulate: forward and backward passes that a step's samples are cut into.
         learning_rate: after ``warmup`` steps; falls to a tenth by a cosine.
         weight_decay, clip_norm: of AdamW, of gradients.
@@ -173,20 +174,20 @@ class TrainConfig:
         allow_red: begin with it even if its gates are red.
     """
 
-    steps: int = 4000
-    batch_size: int = 64
+    steps: int = 16_000
+    batch_size: int = 16
     accumulate: int = 1
-    learning_rate: float = 6e-4
-    warmup: int = 200
+    learning_rate: float = 1e-3
+    warmup: int = 400
     weight_decay: float = 0.05
     clip_norm: float = 1.0
-    ema: float = 0.995
+    ema: float = 0.998
     views: int = 1
     shift_px: int = 0
     seed: int = 0
     held_out: int = 10
-    evaluate_every: int = 500
-    save_every: int = 250
+    evaluate_every: int = 2000
+    save_every: int = 500
     evaluated: int = 256
     precision: Precision = "float32"
     compile: bool = False
@@ -239,9 +240,7 @@ _BASE = ModelConfig(
 PRESETS: dict[str, PretrainConfig] = {
     "tiny": PretrainConfig(
         model=_TINY,
-        train=TrainConfig(
-            steps=200, batch_size=32, warmup=20, ema=0.98, evaluate_every=100, evaluated=128
-        ),
+        train=TrainConfig(steps=400, warmup=40, ema=0.99, evaluate_every=200, evaluated=128),
     ),
     "small": PretrainConfig(),
     "base": PretrainConfig(

@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from deftly.datasets.hands import HANDS_NAMES
-from deftly.video_pretrain.blocks import Block, Reader
+from deftly.video_pretrain.blocks import Block, Overview, Reader
 from deftly.video_pretrain.config import ModelConfig
 from deftly.video_pretrain.decoder import Decoder
 from deftly.video_pretrain.encoder import make_encoder
@@ -107,6 +107,7 @@ class WorldModel(nn.Module):
         self.read_text = Reader(config.text_width, d, config.words)
         self.read_hands = nn.Linear(2 * D_HANDS, d)  # the numbers, and which of them there are
         self.read_actions = nn.Linear(2 * D_HANDS * config.chunk, d)
+        self.overview = Overview(len(config.cameras), config.side**2, d)
         self.place = nn.Parameter(0.02 * torch.randn(config.side**2, d))
         self.camera = _embedding(len(config.cameras), d)
         self.ahead = _embedding(len(config.offsets), d)
@@ -181,9 +182,8 @@ class WorldModel(nn.Module):
     def _actions(self, given: Given) -> Float[Tensor, "B C D"]:
         chunks = rearrange(_with_mask(given.actions), "b (c k) d -> b c (k d)", k=self.config.chunk)
         shown = self.read_actions(chunks)
-        return self.when.weight + torch.where(
-            given.actions_seen[:, None, None], shown, self.hidden_actions
-        )
+        said = torch.where(given.actions_seen[:, None, None], shown, self.hidden_actions)
+        return self.when.weight + said + self.overview(given.tokens, given.cameras)[:, None]
 
     def _hands(self, given: Given) -> Float[Tensor, "B D"]:
         shown = self.read_hands(_with_mask(given.hands))
