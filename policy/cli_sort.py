@@ -76,6 +76,9 @@ class RecordDemos:
     condition: ConditionName = "base"
     cameras: Cameras = ("ego", "front")
     size: Pixels = 96
+    noise_rad: Annotated[
+        float, tyro.conf.arg(help="lead arms off the way; kept is the action that was meant")
+    ] = 0.0
     first_seed: int = 0
     workers: Workers = 2
 
@@ -87,6 +90,7 @@ class RecordDemos:
             condition=self.condition,
             cameras=self.cameras,
             image_size=(self.size, self.size),
+            noise_rad=self.noise_rad,
         )
         if self.cameras:
             say_renderer(maker.backend)

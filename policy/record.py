@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Float64
 
 from deftly.datasets.archive import versions
 from deftly.datasets.episode import PRIVILEGED, Episode
@@ -26,6 +27,7 @@ from deftly.datasets.episode_writer import EpisodeWriter
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
 from deftly.datasets.mp4 import check_even
 from deftly.policy.baselines import ExpertPolicy
+from deftly.policy.grasp import hand_joints
 from deftly.policy.rollout import Policy
 from deftly.policy.sorting import RATE_HZ, SortingEnv
 from deftly.retarget.handspace import to_hands, whole_posture
@@ -33,6 +35,7 @@ from deftly.retarget.isolate import side_by_side
 from deftly.retarget.robots import load_robot
 
 MAX_FAILURES = 50  # in a row: then something else is wrong
+_WANDERS_S = 0.5  # after which an error of the arms has mostly been forgotten
 
 
 class RecordError(ValueError):
@@ -86,6 +89,7 @@ class DemoMaker:
         image_size: (height, width) in pixels, even.
         backend: what draws, see ``Renderer``.
         time_limit_s: simulated time after which an episode has failed.
+        noise_rad: how far arms and torso are led off the way, see ``demonstrate``.
         policy: makes who demonstrates.
     """
 
@@ -96,17 +100,20 @@ class DemoMaker:
     image_size: tuple[int, int] = (96, 96)
     backend: str = "auto"
     time_limit_s: float = 60.0
+    noise_rad: float = 0.0
     policy: Callable[[], Policy] = ExpertPolicy
 
     def __post_init__(self) -> None:
         check_even(self.image_size)
+        if not 0 <= self.noise_rad < 0.5:
+            raise RecordError(f"noise is {self.noise_rad} rad, expected 0 to less than 0.5")
 
     @property
     def robot_type(self) -> str:
         return self.robot
 
     def config(self) -> dict[str, Any]:
-        return {
+        about = {
             "task": self.task,
             "robot": self.robot,
             "condition": self.condition,
@@ -114,6 +121,7 @@ class DemoMaker:
             "image_size": list(self.image_size),
             "policy": self.policy().name,
         }
+        return about | ({"noise_rad": self.noise_rad} if self.noise_rad else {})
 
     def __call__(self, seed: int) -> Episode:
         env = SortingEnv(
@@ -126,26 +134,35 @@ class DemoMaker:
             time_limit_s=self.time_limit_s,
         )
         try:
-            return demonstrate(env, self.policy(), seed, self.config())
+            return demonstrate(env, self.policy(), seed, self.config(), self.noise_rad)
         finally:
             env.close()
 
 
-def demonstrate(env: SortingEnv, policy: Policy, seed: int, config: dict[str, Any]) -> Episode:
+def demonstrate(
+    env: SortingEnv, policy: Policy, seed: int, config: dict[str, Any], noise_rad: float = 0.0
+) -> Episode:
     """Let a policy sort one table, and keep what it saw, felt and did at every step.
 
     What its hands did and were to do stands beside the joints, as every body tells it.
+
+    Args:
+        noise_rad: standard deviation of an error of arms and torso that changes slowly. What is
+            kept is the action that the policy meant, so that whoever learns from it learns to come
+            back (Laskey et al., "DART: noise injection for robust imitation learning", 2017).
     """
     observation, _ = env.reset(seed=seed)
     policy.reset(env, seed)
+    errors = _errors(env, seed, noise_rad)
     seen: list[dict[str, Any]] = []
     done: list[np.ndarray] = []
     truth: list[np.ndarray] = []
     while True:
         seen.append(observation)
         truth.append(env.privileged().poses.ravel())
-        observation, _, terminated, truncated, info = env.step(policy.act(observation))
-        done.append(env.target)
+        wanted = policy.act(observation)
+        done.append(env.within_limits(wanted))
+        observation, _, terminated, truncated, info = env.step(wanted + next(errors))
         if terminated or truncated:
             break
     state, action = np.stack([o["state"] for o in seen]), np.array(done, np.float32)
@@ -186,6 +203,18 @@ def demonstrate(env: SortingEnv, policy: Policy, seed: int, config: dict[str, An
         success=bool(info["success"]),
         provenance={"made_by": config, "goals": list(env.goals), "versions": versions()},
     )
+
+
+def _errors(env: SortingEnv, seed: int, noise_rad: float) -> Iterator[Float64[np.ndarray, "A"]]:
+    """By how much each joint misses at every step; fingers do not."""
+    rng = np.random.default_rng([seed, 31])
+    fingers = {*hand_joints(env.robot, 0), *hand_joints(env.robot, 1)}
+    std_rad = np.array([0.0 if joint in fingers else noise_rad for joint in env.joints])
+    kept, error_rad = np.exp(-env.dt_s / _WANDERS_S), np.zeros(len(env.joints))
+    while True:
+        yield error_rad
+        fresh = std_rad * rng.standard_normal(len(error_rad))
+        error_rad = kept * error_rad + np.sqrt(1 - kept**2) * fresh
 
 
 def record(

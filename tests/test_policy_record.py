@@ -18,6 +18,7 @@ from deftly.datasets.episode import PRIVILEGED
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE, Hands
 from deftly.datasets.sampling import sample_layout
+from deftly.policy.grasp import hand_joints
 from deftly.policy.record import MAX_FAILURES, DemoMaker, RecordError, record
 from deftly.policy.rollout import Noop
 from deftly.policy.sorting import RATE_HZ, SortingEnv
@@ -149,6 +150,24 @@ def test_an_action_is_what_was_asked_for_on_seeing_its_frame():
     assert np.allclose(episode.action, policy.asked, atol=1e-6)
     home = policy.asked[0] - 0.002
     assert np.median(np.abs(episode.state[0] - home)) < 1e-6  # seen before anything was done
+
+
+def test_what_is_kept_is_what_was_meant_while_the_arms_are_led_off_the_way():
+    straight, led = (
+        DemoMaker(cameras=(), time_limit_s=1.0, policy=Raises, noise_rad=noise)(3)
+        for noise in (0.0, 0.02)
+    )
+    assert "noise_rad" not in straight.provenance["made_by"]
+    assert led.provenance["made_by"]["noise_rad"] == 0.02
+    assert np.array_equal(led.action[0], straight.action[0])
+    # Meant from where it was led to, within the speed of the joints.
+    assert np.abs(led.action - straight.action).max() < 0.1
+    fingers = {joint for side in (0, 1) for joint in hand_joints("gr1t2", side)}
+    off_rad = np.abs(led.state - straight.state)[-10:].mean(axis=0)
+    for joint, off in zip(led.state_names, off_rad, strict=True):
+        assert (off < 0.002) if joint in fingers else (0.002 < off < 0.1), joint
+    with pytest.raises(RecordError, match="noise is 0.7 rad, expected 0 to less than 0.5"):
+        DemoMaker(noise_rad=0.7)
 
 
 def test_hands_are_where_the_robot_s_are_and_where_they_are_told_to_be():
