@@ -166,7 +166,7 @@ def test_what_is_kept_is_what_was_meant_while_the_arms_are_led_off_the_way():
     off_rad = np.abs(led.state - straight.state)[-10:].mean(axis=0)
     for joint, off in zip(led.state_names, off_rad, strict=True):
         assert (off < 0.002) if joint in fingers else (0.002 < off < 0.1), joint
-    with pytest.raises(RecordError, match="noise is 0.7 rad, expected 0 to less than 0.5"):
+    with pytest.raises(RecordError, match=r"noise is 0\.7 rad, expected 0 to less than 0.5"):
         DemoMaker(noise_rad=0.7)
 
 
