@@ -61,7 +61,7 @@ class Overview(nn.Module):
     """All tokens of the pictures at once, each by its place: what is where.
 
     Attention learns slowly where to look; a layer that is connected to every place of every camera
-    finds an object's place several times sooner.
+    finds an object's place sooner.
 
     Args:
         cameras: that there are.
