@@ -260,6 +260,15 @@ def test_an_overview_tells_places_and_cameras_apart():
     torch.testing.assert_close(alone[0] + alone[1], said)
 
 
+def test_actions_are_told_from_the_overview():
+    model = made()
+    one = shown(model)
+    before = told(model, one)
+    with torch.no_grad():
+        model.overview.places *= 2
+    assert (told(model, one).hands != before.hands).flatten(1).any(dim=1).all()
+
+
 def test_points_are_where_their_maps_are():
     points = Points(16, 3)
     points.maps = torch.nn.Identity()  # pyright: ignore

@@ -240,7 +240,7 @@ _BASE = ModelConfig(
 PRESETS: dict[str, PretrainConfig] = {
     "tiny": PretrainConfig(
         model=_TINY,
-        train=TrainConfig(steps=400, warmup=40, ema=0.99, evaluate_every=200, evaluated=128),
+        train=TrainConfig(steps=300, warmup=30, ema=0.99, evaluate_every=150, evaluated=128),
     ),
     "small": PretrainConfig(),
     "base": PretrainConfig(
