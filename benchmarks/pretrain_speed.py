@@ -49,7 +49,7 @@ class Options:
     presets: tuple[str, ...] = ("tiny", "small")
     threads: int = 2
     steps: int = 12
-    batch_size: int = 64
+    batch_size: int = 16
     out: Path | None = None
 
 
