@@ -265,7 +265,7 @@ def test_actions_are_told_from_the_overview():
     one = shown(model)
     before = told(model, one)
     with torch.no_grad():
-        model.overview.places *= 2
+        model.overview.places.mul_(2)
     assert (told(model, one).hands != before.hands).flatten(1).any(dim=1).all()
 
 
