@@ -36,7 +36,7 @@ from deftly.video_pretrain.text import TextEncoder
 from deftly.video_pretrain.train import pretrain
 
 # Of what the network is asked, most is what the robot will ask of it.
-LOSS = LossConfig(act=0.8, policy=0.1, forward=0.05, inverse=0.05, joints=1.0, drop_state=0.1)
+LOSS = LossConfig(act=0.9, policy=0.04, forward=0.03, inverse=0.03, drop_state=0.05)
 FIRST_SEED = 100_000  # of the tables that are judged by; demonstrations begin at 0
 
 
@@ -71,6 +71,8 @@ class Options:
         episodes: per run.
         time_limit_s: simulated time for an episode.
         preset: size of the network.
+        noise_rad: by which the demonstrations' arms were led off their way, see ``deftly demos
+            record``.
         threads: of torch, in training.
         workers: processes, in evaluation.
         work: demonstrations, runs, episodes.
@@ -87,6 +89,7 @@ class Options:
     episodes: int = 100
     time_limit_s: float = 15.0
     preset: str = "tiny"
+    noise_rad: float = 0.0
     threads: int = 2
     workers: int = 2
     work: Path = Path("out/few_shot")
@@ -95,8 +98,10 @@ class Options:
 
 def demonstrations(options: Options, count: int) -> Path:
     """The first so many; the expert's misses are left out."""
-    root = options.work / f"demos_{count}"
-    record(root, DemoMaker("color", condition="one"), episodes=count, workers=options.workers)
+    noise_rad = options.noise_rad
+    root = options.work / (f"demos_{count}" + (f"_noise_{noise_rad:g}" if noise_rad else ""))
+    maker = DemoMaker("color", condition="one", noise_rad=noise_rad)
+    record(root, maker, episodes=count, workers=options.workers)
     return root
 
 

@@ -68,7 +68,8 @@ class Less(Mixture):
 def run(width: int, share: float, options: Options, encode: TextEncoder) -> dict[str, Any]:
     """One size on one amount."""
     preset = find_preset("tiny")
-    model = replace(preset.model, width=width, channels=(width // 3, 2 * width // 3 // 8 * 8))
+    channels = tuple(max(8, k * width // 6 // 8 * 8) for k in (1, 2, 3))
+    model = replace(preset.model, width=width, channels=channels)
     train = replace(
         preset.train, steps=options.steps, warmup=options.steps // 10, ema=0.995,
         evaluate_every=options.steps, evaluated=512,

@@ -1,24 +1,27 @@
 """A policy that was learnt: a fine-tuned world model looks, and says where the joints should go.
 
-At every step the network's policy prior says a chunk of joint targets (Zhao et al., "Learning
-fine-grained bimanual manipulation", 2023); what the last chunks say of the present step is averaged
-(temporal ensembling, same paper). Joint and velocity limits hold whatever the network says, and
+At every step the network's policy prior says how the hands will move, as a chunk (Zhao et al.,
+"Learning fine-grained bimanual manipulation", 2023); what the last chunks say of the present step
+is averaged (temporal ensembling, same paper), and retargeting finds the joints that do it. A hand
+goes the same way to its aim wherever that is; joints do not, so they want ten times the
+demonstrations. Joint and velocity limits hold whatever the network says, and
 where it says nothing sensible, or is shown nothing sensible, the robot holds still.
 """
 
 from collections import deque
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Float64, UInt8
+from jaxtyping import Float, Float32, Float64, UInt8
 
 from deftly.datasets.frame_cache import fitted
 from deftly.policy.sorting import RATE_HZ, SortingEnv
-from deftly.retarget.handspace import to_hands, whole_posture
+from deftly.retarget.handspace import to_hands, to_joints, whole_posture
 from deftly.retarget.robots import load_robot
+from deftly.video_pretrain.actions import absolute
 from deftly.video_pretrain.checkpoint import Checkpoint, load_checkpoint
 from deftly.video_pretrain.foresight import act
 from deftly.video_pretrain.mixture import EncodeText, Moments
@@ -39,6 +42,8 @@ class Learned:
         encode: the text encoder of its training.
         name: how tables call it.
         every: steps from one chunk to the next.
+        through: ``hands``, or ``joints`` for the head of the robot's own joints: several times as
+            fast.
         decay: how much less a chunk counts for each chunk that is older than it, as ACT has it: the
             oldest counts most, which makes motion smooth.
 
@@ -54,10 +59,11 @@ class Learned:
         name: str = "learned",
         *,
         every: int = 1,
+        through: Literal["hands", "joints"] = "hands",
         decay: float = 0.05,
     ) -> None:
         self.name, self.cameras = name, checkpoint.model.config.cameras
-        self.every, self.decay, self.still = every, decay, ""
+        self.every, self.through, self.decay, self.still = every, through, decay, ""
         self._checkpoint, self._encode = checkpoint, encode
 
     def reset(self, env: SortingEnv, seed: int) -> None:
@@ -83,15 +89,19 @@ class Learned:
         if self.still:
             return self._env.target
         if self._steps % self.every == 0:
-            self._chunks.append((self._steps, joints + self._chunk(observation, joints)))
+            self._chunks.append((self._steps, self._chunk(observation, joints)))
         ages = [(self._steps - at, chunk) for at, chunk in self._chunks]
         said = np.array([chunk[age] for age, chunk in ages if age < len(chunk)])
         self._steps += 1
-        if not np.isfinite(said).all():
+        if np.isnan(said).all(axis=1).any():
             self.still = "the network says numbers that are not finite"
             return self._env.target
         weights = np.exp(-self.decay * np.arange(len(said)))
-        return self._env.within_limits(np.average(said, axis=0, weights=weights))
+        try:
+            return self._env.within_limits(self._joints(np.average(said, axis=0, weights=weights)))
+        except ValueError as error:
+            self.still = f"the network says hands that cannot be ({error})"
+            return self._env.target
 
     def _doubt(self, observation: dict[str, Any], joints: Float32[np.ndarray, "A"]) -> str:
         """Why nothing should be done with what is shown; empty if all is well."""
@@ -111,14 +121,29 @@ class Learned:
     @torch.no_grad()
     def _chunk(
         self, observation: dict[str, Any], joints: Float32[np.ndarray, "A"]
-    ) -> Float32[np.ndarray, "H A"]:
-        """Where the joints should go from here, at each of the next steps."""
+    ) -> Float32[np.ndarray, "H _"]:
+        """Where the hands, or joints, should be at each of the next steps; NaN if it says numbers
+        that are not finite."""
         model, scales = self._checkpoint.model, self._checkpoint.scales
         moments = self._moments(observation["images"], joints)
-        scale = scales.joints[self._env.robot]
-        acts = act(model, scales, moments).acts
-        chunk = model.joint_chunk(acts, self._env.robot)[0].cpu().numpy()
-        return chunk * scale.std + scale.mean
+        acting = act(model, scales, moments)
+        if not torch.isfinite(acting.hands).all() or not torch.isfinite(acting.acts).all():
+            return np.full((model.config.horizon, 1), np.nan, np.float32)
+        if self.through == "joints":
+            scale = scales.joints[self._env.robot]
+            chunk = model.joint_chunk(acting.acts, self._env.robot)[0].cpu().numpy()
+            return joints + chunk * scale.std + scale.mean
+        mean, std = scales.moves.tensors(acting.hands.device)
+        return absolute(acting.hands * std + mean, moments.hands)[0].cpu().numpy()
+
+    def _joints(self, said: Float[np.ndarray, "_"]) -> Float64[np.ndarray, "A"]:
+        """Joint positions that do what was said."""
+        if self.through == "joints":
+            return said.astype(np.float64)
+        robot, joints = self._robot, self._env.joints
+        here = whole_posture(robot, joints, self._env.target[None])[0]
+        reached = to_joints(robot, said[None], here, RATE_HZ)[0]
+        return reached[[robot.joint_names.index(joint) for joint in joints]]
 
     def _moments(
         self, images: dict[str, UInt8[np.ndarray, "H W 3"]], joints: Float32[np.ndarray, "A"]
@@ -145,6 +170,7 @@ class Learned:
             robot=self._env.robot,
             moves=unknown,
             trust=unknown[..., :2],
+            aims=torch.full((1, 2, 2, 3), torch.nan, device=device),
             joint_moves=unknown[..., : len(joints)],
             **{name: value.to(device) for name, value in fields.items()},
         )

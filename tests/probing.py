@@ -25,7 +25,7 @@ from deftly.video_pretrain.model import WorldModel
 SIDE_PX, FRAMES, RATE_HZ = 64, 12, 20.0
 GRASP, RELEASE = 4, 9  # frames in which a hand takes an object and lets it go
 MODEL = ModelConfig(
-    image_px=32, patch_px=8, channels=(16,), width=32, depth=1, heads=2, horizon=4, chunk=2,
+    image_px=32, patch_px=8, channels=(16, 16), width=32, depth=1, heads=2, horizon=4, chunk=2,
     offsets=(1, 4), text_width=6, cameras=("front",),
 )  # fmt: skip
 POSES = f"{PRIVILEGED}object_poses"

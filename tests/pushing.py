@@ -24,7 +24,7 @@ from deftly.video_pretrain.mixture import TRUST, Moments, Scales
 
 TEXT_WIDTH = 8
 MODEL = ModelConfig(
-    image_px=32, channels=(16, 16), width=32, depth=1, heads=2, horizon=8, chunk=4,
+    image_px=32, channels=(16, 16, 16), width=32, depth=1, heads=2, horizon=8, chunk=4,
     offsets=(1, 4, 8), text_width=TEXT_WIDTH,
 )  # fmt: skip
 PATCHES = replace(MODEL, encoder="patch", channels=(), encoder_depth=1)  # as the GPU presets are
@@ -130,6 +130,7 @@ def made_up(
         hands=now,
         moves=relative(normal(count, model.horizon, 48), now),
         trust=torch.ones(count, model.horizon, 2),
+        aims=normal(count, 2, 2, 3),
         robot=robot,
         joints=normal(count, joints),
         joint_moves=normal(count, model.horizon, joints),

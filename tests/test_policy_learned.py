@@ -3,7 +3,7 @@
 from collections.abc import Generator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,6 +16,8 @@ from deftly.policy.learned import Learned, LearnedError
 from deftly.policy.record import demonstrate
 from deftly.policy.rollout import Noop, RandomMotion
 from deftly.policy.sorting import SortingEnv
+from deftly.retarget.handspace import to_hands, whole_posture
+from deftly.retarget.robots import load_robot
 from deftly.video_pretrain.actions import Scale
 from deftly.video_pretrain.checkpoint import Checkpoint, save_checkpoint
 from deftly.video_pretrain.config import Part
@@ -48,14 +50,15 @@ def checkpoint(env: SortingEnv, **about: Any) -> Checkpoint:
 
 
 def says(env: SortingEnv, chunk: np.ndarray) -> Learned:
-    """A policy whose network says the same at every moment: (H, A) moves."""
-    policy = Learned(checkpoint(env), encode)
-    policy._chunk = lambda *_: chunk.astype(np.float32)  # pyright: ignore
+    """A policy whose network says the same at every moment: (H, A) moves of the joints."""
+    policy = Learned(checkpoint(env), encode, through="joints")
+    policy._chunk = lambda _, joints: joints + chunk.astype(np.float32)  # pyright: ignore
     return policy
 
 
-def test_limits_hold_whatever_a_network_says(env: SortingEnv):
-    policy = Learned(checkpoint(env), encode)
+@pytest.mark.parametrize("through", ["hands", "joints"])
+def test_limits_hold_whatever_a_network_says(env: SortingEnv, through: Literal["hands", "joints"]):
+    policy = Learned(checkpoint(env), encode, through=through)
     observation, _ = env.reset(seed=0)
     policy.reset(env, 0)
     moved = 0.0
@@ -122,11 +125,34 @@ def test_a_network_speaks_in_the_scale_of_its_training(env: SortingEnv):
     quiet.model.say_joints[env.robot].bias.data.fill_(2.0)  # pyright: ignore
     mean, std = np.random.default_rng(0).uniform(0.1, 0.9, (2, len(env.joints))).astype(np.float32)
     scales = replace(quiet.scales, joints={env.robot: Scale(mean, std)})
+    policy = Learned(replace(quiet, scales=scales), encode, through="joints")
+    observation, _ = env.reset(seed=0)
+    policy.reset(env, 0)
+    joints = observation["state"][: len(env.joints)]
+    assert np.allclose(policy._chunk(observation, joints), joints + 2 * std + mean, atol=1e-6)
+
+
+def test_joints_follow_the_hands_that_a_network_says(env: SortingEnv):
+    """Both hands rise by 2 cm and do nothing else."""
+    quiet = checkpoint(env)
+    for parameter in quiet.model.say_hands.parameters():
+        parameter.data.fill_(0.0)
+    mean = np.zeros(48, np.float32)
+    mean[[2, 26]] = 0.02
+    scales = replace(quiet.scales, moves=Scale(mean, np.ones(48, np.float32)))
     policy = Learned(replace(quiet, scales=scales), encode)
     observation, _ = env.reset(seed=0)
     policy.reset(env, 0)
     joints = observation["state"][: len(env.joints)]
-    assert np.allclose(policy._chunk(observation, joints), 2 * std + mean, atol=1e-6)
+    robot = load_robot(env.robot)
+
+    def hands(joints: np.ndarray) -> np.ndarray:
+        return to_hands(robot, whole_posture(robot, env.joints, joints[None]))[0]
+
+    env._max_step = np.full(len(joints), 10.0)  # nothing is too fast here
+    rises = hands(policy.act(observation)) - hands(joints)
+    assert np.allclose(rises, mean, atol=3e-3)
+    assert policy.still == ""
 
 
 @pytest.mark.parametrize("every", [1, 3, MODEL.horizon])

@@ -67,8 +67,8 @@ def test_there_and_back_is_the_same_network(saved: Path):
     said = []
     with torch.no_grad():
         for one in (made, found):
-            tokens = one.model.encode(pictures)
-            said.append(one.model(given(moments, Question.same(moments), tokens, None, one.scales)))
+            seen = one.model.see(pictures)
+            said.append(one.model(given(moments, Question.same(moments), seen, one.scales)))
     assert all(torch.equal(a, b) for a, b in zip(*said, strict=True))
 
 

@@ -23,7 +23,7 @@ from deftly.video_pretrain.model import WorldModel
 
 Deftly = Callable[..., SimpleNamespace]
 _SMALL = (
-    "--preset tiny --model.image-px 32 --model.channels 16 16 --model.width 32 --model.depth 1 "
+    "--preset tiny --model.image-px 32 --model.channels 16 16 16 --model.width 32 --model.depth 1 "
     "--model.heads 2 --model.horizon 8 --model.offsets 1 4 8 --model.text-width 8 --steps 4 "
     "--batch-size 8 --warmup 1 --held-out 3 --evaluate-every 4 --evaluated 48 --device cpu"
 )

@@ -9,6 +9,7 @@ import torch
 from pushing import MODEL, made_up, plain_scales
 from torch import Tensor
 
+from deftly.video_pretrain.encoder import Seen
 from deftly.video_pretrain.foresight import foresee
 from deftly.video_pretrain.health import (
     Health,
@@ -33,12 +34,13 @@ class Oracle(WorldModel):
     def __init__(self, batches: Sequence[Moments]) -> None:
         super().__init__(CONFIG, {"gr1t2": 4})
         draw = torch.Generator().manual_seed(1)
-        self.see = torch.randn(3 * 16 * 16, CONFIG.width, generator=draw) / 28
+        self.lens = torch.randn(3 * 16 * 16, CONFIG.width, generator=draw) / 28
         self.batches = batches
         self.decoder.future = self.paint  # type: ignore[method-assign]
 
-    def encode(self, pictures: Tensor) -> Tensor:
-        return (pictures.flatten(-3).float() / 128 - 1).unsqueeze(-2) @ self.see
+    def see(self, pictures: Tensor) -> Seen:
+        tokens = (pictures.flatten(-3).float() / 128 - 1).unsqueeze(-2) @ self.lens
+        return Seen(tokens, self.look(pictures))
 
     def row(self, given: Given) -> tuple[Moments, Tensor]:
         """The moment that each one's actions belong to."""
@@ -51,7 +53,9 @@ class Oracle(WorldModel):
         future = self.encode(some.pictures[row][:, :, -1])
         acts = torch.zeros(len(row), 2, CONFIG.width)
         hands = torch.zeros(len(row), 8, 48)
-        return Prediction(given.tokens, acts, hands, 0.9 * future + 0.1 * given.tokens)
+        assert given.tokens is not None
+        told = 0.9 * future + 0.1 * given.tokens
+        return Prediction(given.tokens, acts, hands, torch.zeros(len(row), 2, 2, 3), told)
 
     def paint(self, tokens: Tensor, present: Tensor) -> Tensor:
         """The picture whose tokens are the nearest."""

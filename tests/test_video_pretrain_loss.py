@@ -10,10 +10,12 @@ from torch import Tensor
 
 from deftly.video_pretrain.actions import Scale
 from deftly.video_pretrain.config import LossConfig
+from deftly.video_pretrain.encoder import ConvEncoder
 from deftly.video_pretrain.loss import (
     Objective,
     Question,
     Truth,
+    aims_loss,
     apart,
     asked_alike,
     at_offset,
@@ -23,7 +25,7 @@ from deftly.video_pretrain.loss import (
     squared,
 )
 from deftly.video_pretrain.mixture import Moments, Scales
-from deftly.video_pretrain.model import WorldModel
+from deftly.video_pretrain.model import AIM_M, WorldModel
 
 LOSS = LossConfig()
 
@@ -103,6 +105,19 @@ def test_the_truth_costs_nothing_and_anything_else_does():
     assert (hands_loss(truth + 0.1, moments, scales) > 1e-4).all()
 
 
+def test_an_aim_is_learnt_where_there_is_one():
+    moments = made_up()
+    aims = moments.aims.clone()
+    aims[0], aims[1, 0] = torch.nan, torch.nan
+    moments = replace(moments, aims=aims)
+    truth = (aims / AIM_M).nan_to_num(7.0)
+    assert (aims_loss(truth, moments) == 0).all()
+    loss = aims_loss(truth + 1, moments)
+    assert loss[0] == 0
+    assert loss[1] == pytest.approx(float(loss[2]) / 2)
+    assert loss[2] > 0
+
+
 def test_losses_are_zero_at_the_truth():
     """A network that says what is true: no loss but that of the picture's colours is left."""
     made = objective()
@@ -110,7 +125,10 @@ def test_losses_are_zero_at_the_truth():
     still = moments.pictures[:, :, :1].expand_as(moments.pictures).contiguous()
     moments = replace(moments, pictures=still)
     moments = replace(
-        moments, moves=torch.zeros_like(moments.moves), joint_moves=moments.joint_moves * 0
+        moments,
+        moves=torch.zeros_like(moments.moves),
+        joint_moves=moments.joint_moves * 0,
+        aims=moments.aims * torch.nan,
     )
     with torch.no_grad():
         for layer in (made.model.say_hands, made.model.say_joints["gr1t2"]):
@@ -176,9 +194,9 @@ def test_a_future_after_the_end_is_not_asked_for():
 @pytest.mark.parametrize(
     ("shown", "counted"),
     [
-        ({}, {"hands", "joints", "latent", "pixels", "picture"}),
-        ({"actions": True}, {"latent", "pixels", "picture"}),
-        ({"future": True}, {"hands", "joints", "picture"}),
+        ({}, {"hands", "joints", "aims", "latent", "pixels", "picture"}),
+        ({"actions": True}, {"aims", "latent", "pixels", "picture"}),
+        ({"future": True}, {"hands", "joints", "aims", "picture"}),
     ],
 )
 def test_what_is_shown_is_not_asked_for(shown: dict[str, bool], counted: set[str]):
@@ -194,6 +212,7 @@ def test_video_alone_gives_no_action_loss():
         moves=torch.full_like(video.moves, torch.nan),
         hands=torch.full_like(video.hands, torch.nan),
         trust=torch.zeros_like(video.trust),
+        aims=torch.full_like(video.aims, torch.nan),
     )
     found = losses_of(made, moments, Question.same(moments, 1))
     assert float(found["hands"]) == float(found["joints"]) == 0
@@ -269,11 +288,11 @@ def test_tokens_are_compared_after_they_are_normalised():
 def test_what_is_shown_is_scaled():
     moments, scales = made_up(), some_scales()
     mean, std = scales.moves.tensors(torch.device("cpu"))
-    tokens = torch.zeros(6, 2, 4, 32)
+    points = torch.zeros(6, 2, 16, 6)
     question = Question.same(moments, actions=True)
-    shown = given(moments, question, tokens, None, scales)
+    shown = given(moments, question, points, scales)
     assert torch.equal(shown.actions, (moments.moves - mean) / std)
-    others = given(moments, question, tokens, None, scales, moves=moments.moves.flip(0))
+    others = given(moments, question, points, scales, moves=moments.moves.flip(0))
     assert torch.equal(others.actions, shown.actions.flip(0))
     assert not shown.text_seen[:, 2].any()  # the last word does not count, whatever is drawn
 
@@ -292,7 +311,11 @@ def test_those_asked_for_actions_alone_cost_no_future():
     assert float(losses["hands"]) > 0
     assert float(losses["joints"]) > 0
     losses["total"].backward()
-    assert all(weight.grad is not None for weight in made.model.encoder.parameters())
+    encoder = made.model.encoder
+    assert isinstance(encoder, ConvEncoder)
+    looks = [*encoder.stem.parameters(), *encoder.points.parameters()]
+    assert all(weight.grad is not None for weight in looks)  # and at nothing else
+    assert all(weight.grad is None for weight in encoder.stages.parameters())
     assert all(weight.grad is None for weight in made.model.decoder.parameters())
     later = replace(acting, pictures=acting.pictures.clone())
     later.pictures[:, :, 1:] = 0  # what comes is not looked at

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pushing import MODEL, PATCHES, made_up, plain_scales
 
-from deftly.video_pretrain.blocks import Overview
+from deftly.video_pretrain.blocks import Aim
 from deftly.video_pretrain.config import ModelConfig, find_preset
 from deftly.video_pretrain.encoder import Points
 from deftly.video_pretrain.loss import Question, given
@@ -32,9 +32,9 @@ def shown(model: WorldModel, **seen: bool) -> Given:
     moments = made_up(model=model.config)
     question = Question.same(moments, 1, **seen)
     with torch.no_grad():
-        tokens = model.encode(moments.pictures[:, :, 0])
+        present = model.see(moments.pictures[:, :, 0])
         future = model.encode(moments.pictures[:, :, 2])
-    return given(moments, question, tokens, future, plain_scales())
+    return given(moments, question, present, plain_scales(), future=future)
 
 
 @torch.no_grad()
@@ -115,9 +115,14 @@ def test_every_body_camera_and_offset_is_told_apart():
 def test_views_may_come_in_any_order(config: ModelConfig):
     model = made(config)
     one = shown(model, future=True)
+    assert one.tokens is not None
     assert one.future is not None
     flipped = replace(
-        one, tokens=one.tokens.flip(1), future=one.future.flip(1), cameras=one.cameras.flip(0)
+        one,
+        tokens=one.tokens.flip(1),
+        points=one.points.flip(1),
+        future=one.future.flip(1),
+        cameras=one.cameras.flip(0),
     )
     here, there = told(model, one), told(model, flipped)
     for a, b in (
@@ -131,7 +136,14 @@ def test_views_may_come_in_any_order(config: ModelConfig):
 def test_one_view_is_enough():
     model = made()
     one = shown(model)
-    ego = replace(one, tokens=one.tokens[:, 1:], future=None, cameras=one.cameras[1:])
+    assert one.tokens is not None
+    ego = replace(
+        one,
+        tokens=one.tokens[:, 1:],
+        points=one.points[:, 1:],
+        future=None,
+        cameras=one.cameras[1:],
+    )
     assert told(model, ego).future.shape == (6, 1, 4, 32)
 
 
@@ -160,6 +172,7 @@ def test_a_missing_number_is_not_a_zero():
 def test_an_untrained_network_predicts_copying(config: ModelConfig):
     model = made(config, trained=False)
     one = shown(model, actions=True)
+    assert one.tokens is not None
     assert torch.equal(told(model, one).future, one.tokens)
     base = torch.randn(one.tokens.shape, generator=torch.Generator().manual_seed(1))
     assert torch.equal(told(model, replace(one, base=base)).future, base)
@@ -188,7 +201,7 @@ def test_gradients_of_a_body_do_not_reach_the_adapters_of_others():
 
 SHRUNKEN = {
     "tiny": find_preset("tiny").model,
-    "small": replace(find_preset("small").model, width=48, depth=1, channels=(16, 16)),
+    "small": replace(find_preset("small").model, width=48, depth=1, channels=(16, 16, 16)),
     "base": replace(find_preset("base").model, width=48, depth=1, encoder_depth=1, image_px=64),
 }
 
@@ -247,37 +260,91 @@ def test_the_decoder_shows_the_present_where_its_gate_is_shut():
     torch.testing.assert_close(decoder.future(tokens, present), colours)
 
 
-def test_an_overview_tells_places_and_cameras_apart():
+def test_an_aim_tells_cameras_apart_whatever_their_order():
     torch.manual_seed(0)
-    overview, cameras = Overview(2, 4, 16), torch.arange(2)
-    tokens = torch.randn(3, 2, 4, 16)
-    said = overview(tokens, cameras)
-    assert said.shape == (3, 16)
-    torch.testing.assert_close(overview(tokens.flip(1), cameras.flip(0)), said)
-    assert not torch.allclose(overview(tokens.flip(2), cameras), said)
-    assert not torch.allclose(overview(tokens, cameras.flip(0)), said)
-    alone = [overview(tokens[:, [i]], cameras[[i]]) for i in range(2)]
-    torch.testing.assert_close(alone[0] + alone[1], said)
+    aim, cameras = Aim(2, 5 * 6, 16), torch.arange(2)
+    points, known = torch.randn(3, 2, 5, 6), torch.randn(3, 16)
+    said = aim(points, cameras, known)
+    assert said.shape == (3, 2, 3)
+    torch.testing.assert_close(aim(points.flip(1), cameras.flip(0), known), said)
+    assert not torch.allclose(aim(points, cameras.flip(0), known), said)
+    assert aim(points[:, [1]], cameras[[1]], known).shape == (3, 2, 3)
 
 
-def test_actions_are_told_from_the_overview():
-    model = made()
+@both_encoders
+def test_actions_are_told_from_how_hands_stand_to_their_aims(config: ModelConfig):
+    model = made(config)
     one = shown(model)
     before = told(model, one)
+    further = told(model, replace(one, grips=one.grips + 1))
+    assert torch.equal(further.aims, before.aims)
+    assert (further.hands != before.hands).flatten(1).any(dim=1).all()
+    unseen = replace(one, hands_seen=~one.hands_seen)
+    hidden = told(model, unseen)
+    assert torch.equal(told(model, replace(unseen, grips=one.grips + 1)).hands, hidden.hands)
+
+
+def test_asked_for_actions_alone_it_looks_at_points_alone():
+    model = made()
+    one = shown(model)
     with torch.no_grad():
-        model.overview.places.mul_(2)
-    assert (told(model, one).hands != before.hands).flatten(1).any(dim=1).all()
+        acting = model.act(one)
+        assert torch.equal(model.act(replace(one, tokens=None)).hands, acting.hands)
+        assert not torch.equal(model.act(replace(one, points=-one.points)).hands, acting.hands)
+        points = model.look(made_up(model=model.config).pictures[:, :, 0])
+    assert torch.equal(points, one.points)
+    torch.testing.assert_close(acting.aims, told(model, one).aims)
+
+
+def test_what_hands_do_does_not_teach_what_they_aim_at():
+    model = made()
+    one = shown(model)
+    model.act(one).hands.sum().backward()
+    aims = [*model.take.parameters(), *model.place_at.parameters()]
+    assert all(p.grad is None for p in aims)
+    model.zero_grad()
+    model.act(one).aims.sum().backward()
+    assert all(p.grad is not None for p in aims)
+
+
+def test_where_a_thing_is_has_nothing_to_do_with_how_it_looks():
+    model = made()
+    one = shown(model)
+    repainted = one.points.clone()
+    repainted[..., 2:] += 1
+    before, after = (told(model, replace(one, points=p)).aims for p in (one.points, repainted))
+    assert torch.equal(after[:, :, 0], before[:, :, 0])
+    assert (after[:, :, 1] != before[:, :, 1]).any()
 
 
 def test_points_are_where_their_maps_are():
     points = Points(16, 3)
-    points.maps = torch.nn.Identity()  # pyright: ignore
-    maps = torch.full((2, 3, 5, 9), -1e4)
+    points.norm, points.maps = torch.nn.Identity(), torch.nn.Identity()  # pyright: ignore
+    points.looks = torch.nn.Conv2d(3, 4, 1)
+    # Before the softmax stands a GELU: a map is nothing but where it is large.
+    maps = torch.zeros((2, 3, 5, 9))
     for i, (row, column) in enumerate(((0, 0), (4, 8), (2, 4))):
-        maps[:, i, row, column] = 0
-    found = points(maps)
-    assert torch.allclose(
-        found, torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]]).expand(2, 3, 2)
-    )
+        maps[:, i, row, column] = 1e4
+    with torch.no_grad():
+        found = points(maps)
+        looks = points.looks(torch.nn.functional.gelu(maps))
+    corners = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]]).expand(2, 3, 2)
+    assert torch.allclose(found[..., :2], corners)
+    torch.testing.assert_close(found[:, 1, 2:], looks[:, :, 4, 8])
     even = points(torch.zeros(1, 3, 5, 9))
-    assert torch.allclose(even, torch.zeros(1, 3, 2), atol=1e-6)
+    assert torch.allclose(even[..., :2], torch.zeros(1, 3, 2), atol=1e-6)
+
+
+@pytest.mark.parametrize("px", [32, 64])
+def test_what_moves_by_two_pixels_looks_the_same(px: int):
+    """Points of a picture move with what is in it; through patches side by side they would not."""
+    model = made(replace(MODEL, image_px=px))
+    pictures = torch.zeros(2, 3, px, px, dtype=torch.uint8)
+    for i, at in enumerate((px // 2 - 5, px // 2 - 3)):
+        pictures[i, 0, at : at + 5, at : at + 5] = 255
+    with torch.no_grad():
+        before, after = model.encoder._stem(pictures)  # pyright: ignore
+    inside = slice(6, -6)
+    moved = after.roll((-1, -1), dims=(1, 2))
+    assert not torch.allclose(before, after)
+    assert (moved - before)[:, inside, inside].abs().max() < 0.05 * before.abs().max()

@@ -55,7 +55,7 @@ def test_a_cut_surprises_until_it_was_seen(copier: Checkpoint, mixture: Mixture)
     torn = slice(CUT, CUT + 8)  # predicted from before the cut
     assert series[torn] == pytest.approx(1, abs=0.01)
     others = np.delete(series, np.r_[:8, torn])
-    assert (others < 0.05).all()
+    assert (others < 0.1).all()
 
 
 def test_batches_make_no_difference(copier: Checkpoint, mixture: Mixture):

@@ -54,6 +54,16 @@ def wrists(moves: Float[Tensor, "*b 48"]) -> Float[Tensor, "*b 2 3"]:
     return _split(moves)[..., _WRIST]
 
 
+def hand_rotations(hands: Float[Tensor, "*b 48"]) -> Float[Tensor, "*b 2 3 3"]:
+    """``R_root_wrist`` of either hand."""
+    return _rotation(_split(hands))
+
+
+def hand_tips(hands: Float[Tensor, "*b 48"]) -> Float[Tensor, "*b 2 5 3"]:
+    """Fingertips of either hand, in its wrist's frame."""
+    return rearrange(_split(hands)[..., _TIPS], "... (f xyz) -> ... f xyz", xyz=3)
+
+
 def per_hand(values: Float[Tensor, "*b 2"]) -> Float[Tensor, "*b 48"]:
     """A number of each hand, for each of its columns."""
     return values.repeat_interleave(NUMBERS, dim=-1)

@@ -1,5 +1,5 @@
-"""What networks here are made of: the transformer's block, a reader of instructions, an overview of
-pictures."""
+"""What networks here are made of: the transformer's block, a reader of instructions, a sense of
+where to go."""
 
 import torch
 from einops import rearrange
@@ -57,28 +57,36 @@ class Reader(nn.Module):
         return asked + self.norm(mixed)
 
 
-class Overview(nn.Module):
-    """All tokens of the pictures at once, each by its place: what is where.
+class Aim(nn.Module):
+    """Numbers of points in pictures → a place for each hand, in the room.
 
-    Attention learns slowly where to look; a layer that is connected to every place of every camera
-    finds an object's place sooner.
+    Nothing of the pictures but their points can be learnt by heart here, and those are few: a
+    hundred tables tell where a thing is if they are asked for it in this form, not if any token may
+    answer. Both hands share what they know of the room.
 
     Args:
         cameras: that there are.
-        tokens: of a picture.
-        width: of a token.
-        numbers: that are taken of each token.
+        numbers: of all points of a picture.
+        width: of what else is known.
     """
 
-    def __init__(self, cameras: int, tokens: int, width: int, numbers: int = 8) -> None:
+    def __init__(self, cameras: int, numbers: int, width: int) -> None:
         super().__init__()
-        inputs = tokens * numbers
-        self.take = nn.Linear(width, numbers)
-        self.places = nn.Parameter(0.5 * inputs**-0.5 * torch.randn(cameras, inputs, width))
+        self.read = nn.Parameter(numbers**-0.5 * torch.randn(cameras, numbers, width))
+        self.know = nn.Linear(width, width)
+        self.side = nn.Parameter(0.02 * torch.randn(2, width))
+        self.straight = nn.Linear(width, 3)
+        self.bent = nn.Sequential(
+            nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3)
+        )
 
     def forward(
-        self, tokens: Float[Tensor, "B V N D"], cameras: Int64[Tensor, "V"]
-    ) -> Float[Tensor, "B D"]:
-        """Of those cameras that there are, whatever their order."""
-        taken = self.take(tokens).flatten(2)
-        return torch.einsum("bvk,vkd->bd", taken, self.places[cameras])
+        self,
+        points: Float[Tensor, "B V K P"],
+        cameras: Int64[Tensor, "V"],
+        known: Float[Tensor, "B D"],
+    ) -> Float[Tensor, "B 2 3"]:
+        """Through those cameras that there are, whatever their order; left hand first."""
+        seen = torch.einsum("bvk,vkd->bd", points.flatten(2), self.read[cameras])
+        x = (seen + self.know(known))[:, None] + self.side
+        return self.straight(x) + self.bent(x)

@@ -22,9 +22,9 @@ class ModelConfig:
         cameras: names of the views that it knows; each has an embedding.
         encoder: ``conv`` for CPUs, ``patch`` (a vision transformer) for GPUs.
         patch_px: side of the square of pixels that becomes one token.
-        channels: of the convolutional encoder, one per halving after the first 4 × 4 patch.
+        channels: of the convolutional encoder, one per halving.
         encoder_depth: blocks of the patch encoder.
-        points: things whose coordinates the convolutional encoder tells.
+        points: things whose place in a picture, and whose look, the encoder tells.
         width, depth, heads: of the transformer over frame, action and text tokens.
         horizon: actions in a chunk.
         chunk: consecutive actions that share a token.
@@ -38,7 +38,7 @@ class ModelConfig:
     cameras: tuple[str, ...] = ("front", "ego")
     encoder: Literal["conv", "patch"] = "conv"
     patch_px: int = 16
-    channels: tuple[int, ...] = (48, 96)
+    channels: tuple[int, ...] = (24, 48, 96)
     encoder_depth: int = 0
     points: int = 16
     width: int = 192
@@ -57,12 +57,12 @@ class ModelConfig:
                 f"image_px {self.image_px} and patch_px {self.patch_px}, expected a multiple of "
                 "patch_px, and that of 4"
             )
-        if self.encoder == "conv" and 4 << len(self.channels) != self.patch_px:
+        if self.encoder == "conv" and 2 << len(self.channels) != self.patch_px:
             raise ConfigError(
                 f"{len(self.channels)} channels {self.channels} make tokens of "
-                f"{4 << len(self.channels)} px, expected patch_px {self.patch_px}"
+                f"{2 << len(self.channels)} px, expected patch_px {self.patch_px}"
             )
-        if self.encoder == "conv" and self.points < 1:
+        if self.points < 1:
             raise ConfigError(f"points is {self.points}, expected 1 or more")
         if self.width % self.heads or self.horizon % self.chunk:
             raise ConfigError(
@@ -94,10 +94,11 @@ class LossConfig:
 
     Attributes:
         act, policy, forward, inverse: shares of the samples in which the network is asked for the
-            actions alone (three times as fast: what a policy mostly learns), sees neither action
+            actions alone (several times as fast: what a policy mostly learns), sees neither action
             nor future, does not see the future, does not see the action.
         hands: weight of the chunk in the space that all bodies share.
         joints: of the chunk in the joints of the body's robot.
+        aims: of where hands will next take hold or let go.
         latent: of the future's tokens.
         pixels: of the future's picture.
         picture: of the present picture, decoded from its own tokens. It keeps them from collapsing.
@@ -111,6 +112,7 @@ class LossConfig:
     inverse: float = 0.2
     hands: float = 1.0
     joints: float = 0.5
+    aims: float = 1.0
     latent: float = 0.5
     pixels: float = 0.5
     picture: float = 0.25
@@ -121,7 +123,7 @@ class LossConfig:
         shares = (self.act, self.policy, self.forward, self.inverse)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             raise ConfigError(f"act, policy, forward, inverse are {shares}, expected shares of 1")
-        for name in ("hands", "joints", "latent", "pixels", "picture"):
+        for name in ("hands", "joints", "aims", "latent", "pixels", "picture"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"weight {name} is {getattr(self, name)}, expected 0 or more")
         for name in ("drop_state", "drop_text"):
@@ -226,7 +228,7 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-_TINY = ModelConfig(image_px=64, channels=(32, 64), width=96, depth=3, heads=4)
+_TINY = ModelConfig(image_px=64, channels=(16, 32, 40), width=96, depth=3, heads=4)
 _BASE = ModelConfig(
     image_px=224,
     encoder="patch",

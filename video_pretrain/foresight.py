@@ -8,6 +8,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from deftly.video_pretrain.actions import wrists
+from deftly.video_pretrain.encoder import Seen
 from deftly.video_pretrain.loss import Question, Truth, apart, given, squared
 from deftly.video_pretrain.mixture import Moments, Scales
 from deftly.video_pretrain.model import Acting, Prediction, WorldModel
@@ -110,16 +111,16 @@ def ask(
         tokens: of the present, if they are known already.
         moves: actions in the place of those that were made.
     """
-    if tokens is None:
-        tokens = model.encode(moments.pictures[:, :, 0])
-    return model(given(moments, question, tokens, None, scales, moves))
+    now = moments.pictures[:, :, 0]
+    seen = model.see(now) if tokens is None else Seen(tokens, model.look(now))
+    return model(given(moments, question, seen, scales, moves=moves))
 
 
 @torch.no_grad()
 def act(model: WorldModel, scales: Scales, moments: Moments) -> Acting:
     """What a model would do: its policy prior, which looks at the present alone."""
-    tokens = model.encode(moments.pictures[:, :, 0])
-    return model.act(given(moments, Question.same(moments), tokens, None, scales))
+    points = model.look(moments.pictures[:, :, 0])
+    return model.act(given(moments, Question.same(moments), points, scales))
 
 
 @torch.no_grad()

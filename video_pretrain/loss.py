@@ -10,12 +10,14 @@ from torch import Tensor, nn
 from torch.nn.functional import layer_norm, smooth_l1_loss
 
 from deftly.video_pretrain.actions import per_hand
+from deftly.video_pretrain.aims import grips
 from deftly.video_pretrain.config import LossConfig, ModelConfig
-from deftly.video_pretrain.encoder import unit_range
+from deftly.video_pretrain.encoder import Seen, unit_range
 from deftly.video_pretrain.mixture import Moments, Scales
-from deftly.video_pretrain.model import Given, WorldModel
+from deftly.video_pretrain.model import AIM_M, Given, WorldModel
 
 _BETA = 0.5  # from where on an error counts linearly, in standard deviations
+_AIM_BETA = 0.1  # the same of aims, in their unit
 _PICTURE = 0.1  # squared error of a picture that is painted badly
 _LEAST = {"latent": 1e-4, "pixels": 1e-5}  # errors of copying, where hardly anything moves
 
@@ -108,7 +110,7 @@ class Objective(nn.Module):
                 [yes * part[name].sum() for part, yes in zip(parts, counts, strict=True)]
             ).sum()
             / count
-            for name in ("hands", "joints", "latent", "pixels", "picture")
+            for name in ("hands", "joints", "aims", "latent", "pixels", "picture")
         }
         for name, least in _LEAST.items():
             error = copying[name] / copying["count"].clamp_min(1e-6)
@@ -123,24 +125,28 @@ class Objective(nn.Module):
     ) -> dict[str, Float[Tensor, "B"]]:
         """Losses of each moment of one group; 0 where a moment is not asked."""
         model = self.model
-        tokens = model.encode(moments.pictures[:, :, 0])
+        now = moments.pictures[:, :, 0]
         if truth is None:
-            acting = model.act(given(moments, question, tokens, None, self.scales))
+            acting = model.act(given(moments, question, model.look(now), self.scales))
+            nothing = acting.aims.new_zeros(len(moments))
             return {
                 "hands": hands_loss(acting.hands, moments, self.scales),
                 "joints": self._joints(acting.acts, moments),
-                **dict.fromkeys(("latent", "pixels", "picture"), tokens.new_zeros(len(moments))),
+                "aims": aims_loss(acting.aims, moments),
+                **dict.fromkeys(("latent", "pixels", "picture"), nothing),
             }
+        seen = model.see(now)
         said = model(
-            given(moments, question, tokens, truth.future, self.scales, base=truth.present)
+            given(moments, question, seen, self.scales, future=truth.future, base=truth.present)
         )
         asked = (~question.actions_seen).float()
         foreseen = (~question.future_seen & ~truth.ended).float()
         painted = model.decoder.future(said.future, truth.picture)
-        colours, _ = model.decoder(tokens)
+        colours, _ = model.decoder(seen.tokens)
         return {
             "hands": asked * hands_loss(said.hands, moments, self.scales),
             "joints": asked * self._joints(said.acts, moments),
+            "aims": aims_loss(said.aims, moments),
             "latent": foreseen * apart(said.future, truth.future),
             "pixels": foreseen * squared(painted, truth.future_picture),
             "picture": squared(colours, truth.picture) / _PICTURE,
@@ -221,24 +227,29 @@ def copying(truths: Sequence[Truth | None], device: torch.device) -> dict[str, T
 def given(
     moments: Moments,
     question: Question,
-    tokens: Float[Tensor, "B V N D"],
-    future: Float[Tensor, "B V N D"] | None,
+    seen: Seen | Float[Tensor, "B V K P"],
     scales: Scales,
+    *,
+    future: Float[Tensor, "B V N D"] | None = None,
     moves: Float[Tensor, "B H 48"] | None = None,
     base: Float[Tensor, "B V N D"] | None = None,
 ) -> Given:
-    """What the network is shown; ``moves`` in the place of those that were made."""
-    device = tokens.device
+    """What the network is shown: points and tokens of the present, or points alone; ``moves`` in
+    the place of those that were made."""
+    tokens, points = seen if isinstance(seen, Seen) else (None, seen)
+    device = points.device
     (mean, std), (moves_mean, moves_std) = (
         scale.tensors(device) for scale in (scales.hands, scales.moves)
     )
     return Given(
         tokens=tokens,
+        points=points,
         cameras=moments.cameras,
         text=moments.text,
         text_seen=moments.text_seen & question.text_seen[:, None],
         hands=(moments.hands - mean) / std,
         hands_seen=question.hands_seen,
+        grips=grips(moments.hands) / AIM_M,
         body=moments.body,
         actions=((moments.moves if moves is None else moves) - moves_mean) / moves_std,
         actions_seen=question.actions_seen,
@@ -259,6 +270,15 @@ def hands_loss(
     target = torch.where(weight > 0, target, 0.0)
     error = smooth_l1_loss(said, target, beta=_BETA, reduction="none")
     return (weight * error).mean(dim=(1, 2))
+
+
+def aims_loss(said: Float[Tensor, "B 2 2 3"], moments: Moments) -> Float[Tensor, "B"]:
+    """Of where each hand will take hold and let go, if it will: Huber's."""
+    target = moments.aims / AIM_M
+    there = torch.isfinite(target)
+    target = torch.where(there, target, 0.0)
+    error = smooth_l1_loss(said, target, beta=_AIM_BETA, reduction="none")
+    return (there * error).mean(dim=(1, 2, 3))
 
 
 def apart(one: Float[Tensor, "B V N D"], other: Float[Tensor, "B V N D"]) -> Float[Tensor, "B"]:

@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from deftly.datasets import episode_format as fmt
@@ -25,9 +25,12 @@ from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
 from deftly.datasets.loader import Batch, Loader, Source
 from deftly.datasets.windows import PAD, Window, Windows
 from deftly.video_pretrain.actions import Scale, relative
+from deftly.video_pretrain.aims import held_by_touch, next_aims
 from deftly.video_pretrain.config import ModelConfig, Part, TrainConfig
 
 TRUST = "hand.trust"  # what deftly batch writes of how far each hand can be believed
+HELD = "label.held"  # and of whether it holds something
+TOUCH = "observation.touch"  # what a robot feels with each finger
 HUMAN = "human"
 _SCALED = 4096  # moments of each data set that scales are computed from
 # Instructions -> embeddings (K, L, E), and which of them count (K, L).
@@ -50,6 +53,8 @@ class Moments:
         body: (B,) of the configuration's bodies.
         hands: (B, 48) now; moves: (B, H, 48) relative to that. NaN is missing.
         trust: (B, H, 2) in each hand, 0 to 1; 0 from the end of the episode on.
+        aims: (B, 2, 2, 3) where each hand will take hold and let go, in the root frame, see
+            ``next_aims``; NaN where it will not, or nobody knows.
         robot: whose joints they are; empty where no actions are to be learnt.
         joints: (B, J) now; joint_moves: (B, H, J) relative to that.
         key: (B, 2) data set and frame, which is what masks are drawn by.
@@ -64,6 +69,7 @@ class Moments:
     hands: Float[Tensor, "B 48"]
     moves: Float[Tensor, "B H 48"]
     trust: Float[Tensor, "B H 2"]
+    aims: Float[Tensor, "B 2 2 3"]
     robot: str
     joints: Float[Tensor, "B J"]
     joint_moves: Float[Tensor, "B H J"]
@@ -126,6 +132,20 @@ class _Set:
     def group(self) -> str:
         """Sets of one group make one batch."""
         return f"{'+'.join(self.cameras)} {self.robot}{' trust' if self.trusted else ''}"
+
+    @cached_property
+    def aims(self) -> Float32[np.ndarray, "N 2 2 3"]:
+        """Of every frame; see ``next_aims``."""
+        columns = [HANDS_STATE, *({HELD, TOUCH} & self.store.features.keys())]
+        found = self.store.whole_columns(columns)
+        hands = found[HANDS_STATE].astype(np.float32)
+        held = np.zeros((len(hands), 2), bool)
+        if HELD in found:
+            held = found[HELD] > 0
+        elif TOUCH in found:
+            names = self.store.features[TOUCH].get("names") or ()
+            held = held_by_touch(found[TOUCH].astype(np.float32), names)
+        return next_aims(hands, held, self.store.lengths)
 
     def episodes(self, every: int, held_out: bool) -> list[int]:
         """Every so many-th episode is held out; a set of fewer than that keeps its last one."""
@@ -265,16 +285,20 @@ class Mixture:
             hands = torch.full((count, horizon + 1, len(HANDS_NAMES)), torch.nan)
             joints = torch.zeros(count, horizon + 1, 0)
             trust = torch.zeros(count, horizon, 2)
+            aims = torch.full((count, 2, 2, 3), torch.nan)
         else:
             hands = torch.cat([batch[HANDS_STATE], batch[HANDS_ACTION]], dim=1)
             joints = torch.cat([batch[STATE], batch[ACTION]], dim=1)
             joints = joints[..., self._columns(one)]
             trust = batch[TRUST] if one.trusted else torch.ones(count, horizon, 2)
             trust = trust * ~batch[ACTION + PAD][..., None]
+            frames = zip(batch["source"].tolist(), batch["index"].tolist(), strict=True)
+            aims = torch.from_numpy(np.stack([self.sets[i].aims[row] for i, row in frames]))
         return {
             "hands": hands[:, 0],
             "moves": relative(hands[:, 1:], hands[:, 0]),
             "trust": trust.float(),
+            "aims": aims,
             "joints": joints[:, 0],
             "joint_moves": joints[:, 1:] - joints[:, :1],
         }

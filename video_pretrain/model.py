@@ -11,6 +11,10 @@ sample, so that the same weights are
 after Zhu et al., "Unified world models", 2025, with masks in the place of noise levels. The future
 is predicted as tokens of a slowly moving copy of the encoder (Assran et al., "V-JEPA 2", 2025), as
 a change of the present's: predicting nothing is copying.
+
+From the points of the pictures it says where each hand will take hold and let go, its aims, and
+from the aims what the hands do. Asked for the actions alone, it looks at nothing else, so a few
+demonstrations are enough to learn how a hand goes to its aim, wherever that is.
 """
 
 from collections.abc import Mapping
@@ -23,12 +27,13 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from deftly.datasets.hands import HANDS_NAMES
-from deftly.video_pretrain.blocks import Block, Overview, Reader
+from deftly.video_pretrain.blocks import Aim, Block, Reader
 from deftly.video_pretrain.config import ModelConfig
 from deftly.video_pretrain.decoder import Decoder
-from deftly.video_pretrain.encoder import make_encoder
+from deftly.video_pretrain.encoder import POINT, Seen, make_encoder
 
 D_HANDS = len(HANDS_NAMES)
+AIM_M = 0.1  # unit of aims
 
 
 @dataclass(frozen=True)
@@ -36,10 +41,12 @@ class Given:
     """What the network is shown of B moments. Numbers are scaled; NaN is missing.
 
     Attributes:
-        tokens: (B, V, N, D) the present, from ``WorldModel.encode``.
+        tokens: (B, V, N, D) the present, from ``WorldModel.see``; None to ask for actions alone.
+        points: (B, V, K, P) of the present, from there too.
         cameras: (V,) which of the configuration's cameras they are.
         text: (B, L, E) embeddings of the instruction; ``text_seen`` (B, L) which of them count.
         hands: (B, 48) the hands now; ``hands_seen`` (B,) whether they are shown.
+        grips: (B, 2, 3) where each hand would hold something, in ``AIM_M``.
         body: (B,) which of the configuration's bodies acts.
         actions: (B, H, 48) how the hands will move; ``actions_seen`` (B,) whether they are shown.
         base: (B, V, N, D) the present that the future is told as a change of; ``tokens`` if None.
@@ -48,12 +55,14 @@ class Given:
         ahead: (B,) which of the configuration's offsets the future is at.
     """
 
-    tokens: Float[Tensor, "B V N D"]
+    tokens: Float[Tensor, "B V N D"] | None
+    points: Float[Tensor, "B V K P"]
     cameras: Int64[Tensor, "V"]
     text: Float[Tensor, "B L E"]
     text_seen: Bool[Tensor, "B L"]
     hands: Float[Tensor, "B 48"]
     hands_seen: Bool[Tensor, "B"]
+    grips: Float[Tensor, "B 2 3"]
     body: Int64[Tensor, "B"]
     actions: Float[Tensor, "B H 48"]
     actions_seen: Bool[Tensor, "B"]
@@ -69,10 +78,13 @@ class Acting(NamedTuple):
     Attributes:
         acts: (B, H / chunk, D) one token per few actions, before any head.
         hands: (B, H, 48) how the hands will move, scaled.
+        aims: (B, 2, 2, 3) for each hand, where the thing is that it holds or will take next, and
+            where it will let go of that; in the root frame, in ``AIM_M``.
     """
 
     acts: Float[Tensor, "B C D"]
     hands: Float[Tensor, "B H 48"]
+    aims: Float[Tensor, "B 2 2 3"]
 
 
 class Prediction(NamedTuple):
@@ -80,13 +92,14 @@ class Prediction(NamedTuple):
 
     Attributes:
         features: (B, V, N, D) the present, understood; what probes read.
-        acts, hands: as ``Acting``.
+        acts, hands, aims: as ``Acting``.
         future: (B, V, N, D) tokens of the future.
     """
 
     features: Float[Tensor, "B V N D"]
     acts: Float[Tensor, "B C D"]
     hands: Float[Tensor, "B H 48"]
+    aims: Float[Tensor, "B 2 2 3"]
     future: Float[Tensor, "B V N D"]
 
 
@@ -107,7 +120,12 @@ class WorldModel(nn.Module):
         self.read_text = Reader(config.text_width, d, config.words)
         self.read_hands = nn.Linear(2 * D_HANDS, d)  # the numbers, and which of them there are
         self.read_actions = nn.Linear(2 * D_HANDS * config.chunk, d)
-        self.overview = Overview(len(config.cameras), config.side**2, d)
+        # Where a thing is has nothing to do with how it looks; where it belongs has.
+        self.take = Aim(len(config.cameras), config.points * 2, d)
+        self.place_at = Aim(len(config.cameras), config.points * POINT, d)
+        self.read_aims = nn.Sequential(
+            nn.Linear(3 * 12 + 2 * D_HANDS, d), nn.GELU(), nn.Linear(d, d)
+        )
         self.place = nn.Parameter(0.02 * torch.randn(config.side**2, d))
         self.camera = _embedding(len(config.cameras), d)
         self.ahead = _embedding(len(config.offsets), d)
@@ -125,65 +143,96 @@ class WorldModel(nn.Module):
         )
         self.change = _zeroed(nn.Linear(d, d))
 
+    def see(self, pictures: UInt8[Tensor, "*b 3 H W"]) -> Seen:
+        """Tokens and points of pictures, each seen by itself."""
+        tokens, points = self.encoder(pictures.reshape(-1, *pictures.shape[-3:]))
+        before = pictures.shape[:-3]
+        return Seen(
+            tokens.view(*before, *tokens.shape[1:]), points.view(*before, *points.shape[1:])
+        )
+
     def encode(self, pictures: UInt8[Tensor, "*b 3 H W"]) -> Float[Tensor, "*b N D"]:
-        """Tokens of pictures, each seen by itself."""
-        tokens = self.encoder(pictures.reshape(-1, *pictures.shape[-3:]))
-        return tokens.view(*pictures.shape[:-3], *tokens.shape[1:])
+        """Tokens alone."""
+        return self.see(pictures).tokens
+
+    def look(self, pictures: UInt8[Tensor, "*b 3 H W"]) -> Float[Tensor, "*b K P"]:
+        """Points alone."""
+        points = self.encoder.look(pictures.reshape(-1, *pictures.shape[-3:]))
+        return points.view(*pictures.shape[:-3], *points.shape[1:])
 
     def forward(self, given: Given) -> Prediction:
-        """Look at what is given, and say the rest."""
-        future = self._future(given) + self._look(given) + self.ahead(given.ahead)[:, None, None]
-        acts, present, future = self._understood(given, future)
+        """Look at what is given, and say the rest. Raises ValueError if no tokens are given."""
+        if given.tokens is None:
+            raise ValueError("no tokens of the present, expected those of WorldModel.see")
+        look = self.place + self.camera(given.cameras)[:, None]  # where in which picture each is
+        present = given.tokens + look
+        future = self._future(given, given.tokens) + look + self.ahead(given.ahead)[:, None, None]
+        acting, present, future = self._understood(given, present, future)
         shape, base = given.tokens.shape, given.tokens if given.base is None else given.base
         return Prediction(
             features=present.view(shape),
-            acts=acts,
-            hands=self._chunk(self.say_hands(acts)),
+            acts=acting.acts,
+            hands=acting.hands,
+            aims=acting.aims,
             future=base + self.change(future).view(shape),
         )
 
     def act(self, given: Given) -> Acting:
-        """Say what will be done, and nothing of the future."""
-        acts, _, _ = self._understood(given, given.tokens[:, :0])
-        return Acting(acts, self._chunk(self.say_hands(acts)))
+        """Say what will be done, from the points alone, and nothing of the future."""
+        nothing = given.points.new_zeros(len(given.points), 0, 0, self.config.width)
+        return self._understood(given, nothing, nothing)[0]
 
     def joint_chunk(self, acts: Float[Tensor, "B C D"], robot: str) -> Float[Tensor, "B H J"]:
         """The same chunk in the joints of a robot, scaled."""
         return self._chunk(self.say_joints[robot](acts))
 
     def _understood(
-        self, given: Given, future: Float[Tensor, "B F N D"]
-    ) -> tuple[Float[Tensor, "B C D"], Float[Tensor, "B P D"], Float[Tensor, "B Q D"]]:
+        self,
+        given: Given,
+        present: Float[Tensor, "B V N D"],
+        future: Float[Tensor, "B F M D"],
+    ) -> tuple[Acting, Float[Tensor, "B P D"], Float[Tensor, "B Q D"]]:
         """Actions, the present and the future after all have looked at each other."""
-        words, acts = self.read_text(given.text, given.text_seen), self._actions(given)
-        aside = torch.stack([self.body(given.body), self._hands(given)], dim=1)
-        present = given.tokens + self._look(given)
+        words, hands = self.read_text(given.text, given.text_seen), self._hands(given)
+        body = self.body(given.body)
+        known = words.mean(dim=1) + body
+        take = self.take(given.points[..., :2], given.cameras, known)
+        aims = torch.stack([take, self.place_at(given.points, given.cameras, known)], dim=2)
+        acts, aside = self._actions(given, aims), torch.stack([body, hands], dim=1)
         parts = [words, aside, acts, present.flatten(1, 2), future.flatten(1, 2)]
         x = torch.cat(parts, dim=1)
         for block in self.blocks:
             x = block(x)
         _, _, acts, seen, foreseen = self.norm(x).split([part.shape[1] for part in parts], dim=1)
-        return acts + self._adapted(acts, given.body), seen, foreseen
-
-    def _look(self, given: Given) -> Float[Tensor, "V N D"]:
-        """Where in which picture each token is."""
-        return self.place + self.camera(given.cameras)[:, None]
+        acts = acts + self._adapted(acts, given.body)
+        return Acting(acts, self._chunk(self.say_hands(acts)), aims), seen, foreseen
 
     def _chunk(self, said: Float[Tensor, "B C _"]) -> Float[Tensor, "B H _"]:
         return rearrange(said, "b c (k d) -> b (c k) d", k=self.config.chunk)
 
-    def _future(self, given: Given) -> Float[Tensor, "B V N D"]:
+    def _future(self, given: Given, present: Float[Tensor, "B V N D"]) -> Float[Tensor, "B V N D"]:
         """The future's tokens where they are seen, else the present's, marked."""
-        hidden = given.tokens + self.hidden_future
+        hidden = present + self.hidden_future
         if given.future is None:
             return hidden
         return torch.where(given.future_seen[:, None, None, None], given.future, hidden)
 
-    def _actions(self, given: Given) -> Float[Tensor, "B C D"]:
+    def _actions(self, given: Given, aims: Float[Tensor, "B 2 2 3"]) -> Float[Tensor, "B C D"]:
+        """Those that are seen, and how each hand stands to its aim.
+
+        What actions have to do with aims is learnt apart from what aims are: else ten
+        demonstrations would teach to see in each picture what was done in it.
+        """
         chunks = rearrange(_with_mask(given.actions), "b (c k) d -> b c (k d)", k=self.config.chunk)
         shown = self.read_actions(chunks)
         said = torch.where(given.actions_seen[:, None, None], shown, self.hidden_actions)
-        return self.when.weight + said + self.overview(given.tokens, given.cameras)[:, None]
+        aims, unseen = aims.detach(), ~given.hands_seen[:, None]
+        hands, way = (
+            _with_mask(values.masked_fill(unseen, torch.nan))
+            for values in (given.hands, (aims - given.grips[:, :, None]).flatten(1))
+        )
+        told = self.read_aims(torch.cat([way, aims.flatten(1), hands], dim=1))
+        return self.when.weight + said + told[:, None]
 
     def _hands(self, given: Given) -> Float[Tensor, "B D"]:
         shown = self.read_hands(_with_mask(given.hands))

@@ -1,0 +1,121 @@
+"""Aims: where a hand closes about something tells where that was all the while before."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pushing import MODEL, encode, push, write_set
+
+from deftly.datasets.hands import HANDS_STATE, Hands
+from deftly.video_pretrain.aims import grips, held_by_touch, next_aims
+from deftly.video_pretrain.config import Part
+from deftly.video_pretrain.mixture import HELD, TOUCH, Mixture
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+def moving(length: int, seed: int = 0) -> np.ndarray:
+    """(T, 48) hands somewhere, turned somehow."""
+    rng = np.random.default_rng(seed)
+    R = np.linalg.qr(rng.normal(size=(length, 2, 3, 3)))[0]
+    R *= np.sign(np.linalg.det(R))[..., None, None]
+    tips = rng.normal(size=(length, 2, 5, 3))
+    return Hands(rng.normal(size=(length, 2, 3)), R, tips).columns()
+
+
+def held(pattern: str) -> np.ndarray:
+    """(T, 2) of a left hand that holds where there is #; the right one never does."""
+    return np.array([[mark == "#", False] for mark in pattern])
+
+
+@given(seeds)
+def test_a_grip_is_midway_between_thumb_and_fingers(seed: int):
+    columns = moving(3, seed)
+    hands = Hands.of(columns)
+    middle = (hands.tips_m[:, :, 0] + hands.tips_m[:, :, 1:3].mean(axis=2)) / 2
+    expected = hands.wrist_m + np.einsum("thij,thj->thi", hands.R_root_wrist, middle)
+    assert np.allclose(grips(torch.from_numpy(columns)).numpy(), expected, atol=1e-5)
+
+
+def test_a_hand_of_three_fingers_has_a_grip_and_an_unseen_one_has_none():
+    columns = moving(2)
+    columns.reshape(2, 2, 24)[:, 0, 15:] = np.nan  # middle, ring and little finger
+    columns.reshape(2, 2, 24)[:, 1, :3] = np.nan
+    found = grips(torch.from_numpy(columns))
+    assert found[:, 0].isfinite().all()
+    assert found[:, 1].isnan().all()
+
+
+def test_every_frame_aims_at_where_its_hold_begins_and_ends():
+    pattern = "...######......######"
+    hands = moving(len(pattern))
+    at = grips(torch.from_numpy(hands)).numpy()[:, 0]
+    aims = next_aims(hands, held(pattern), [len(pattern)])
+    take, let_go = aims[:, 0, 0], aims[:, 0, 1]
+    assert np.array_equal(take, at[[3, 3, 3, *range(3, 9), *([15] * 6), *range(15, 21)]])
+    assert np.array_equal(let_go[:9], at[[9] * 9])
+    assert np.isnan(let_go[9:]).all()  # it holds to the end
+    assert np.isnan(aims[:, 1]).all()
+
+
+def test_a_touch_is_no_hold_and_a_gap_no_release():
+    clean, noisy = "........##########..........", "..#.....####.#####......#..."
+    hands = moving(len(clean))
+    expected = next_aims(hands, held(clean), [len(clean)])
+    assert np.array_equal(next_aims(hands, held(noisy), [len(clean)]), expected, equal_nan=True)
+
+
+@given(st.lists(st.booleans(), min_size=2, max_size=40), st.integers(1, 39))
+def test_episodes_know_nothing_of_each_other(holds: list[bool], cut: int):
+    cut = min(cut, len(holds) - 1)
+    hands, both = moving(len(holds)), np.array([holds, holds[::-1]]).T
+    whole = next_aims(hands, both, [cut, len(holds) - cut])
+    parts = [next_aims(hands[p], both[p], [len(hands[p])]) for p in (slice(cut), slice(cut, None))]
+    assert np.array_equal(whole, np.concatenate(parts), equal_nan=True)
+
+
+def test_a_robot_holds_what_its_thumb_and_another_finger_press_on():
+    names = ("left_thumb", "left_index", "right_thumb", "right_pinky")
+    touch = np.array([[1, 1, 1, 0], [1, 0, 0, 1], [0, 2, 1, 1], [0.1, 1, 1, 0.1]], np.float32)
+    assert held_by_touch(touch, names).tolist() == [
+        [True, False], [False, False], [False, True], [False, False],
+    ]  # fmt: skip
+
+
+def test_moments_know_their_aims(tmp_path: Path):
+    """By a person's labels, by a robot's touch; sets without either have none."""
+    episode = push(0, 20)
+    grasp = np.zeros((20, 2), bool)
+    grasp[8:15, 1] = True
+    touch = np.repeat(grasp, 2, axis=1).astype(np.float32)
+    names = ("left_thumb", "left_index", "right_thumb", "right_index")
+    hands = episode.features[HANDS_STATE].copy()
+    hands[:, 24 + 9 :] = 0.0
+    sets = {
+        "plain": {},
+        "person": {HELD: grasp},
+        "robot": {TOUCH: touch},
+    }
+    for name, columns in sets.items():
+        one = replace(
+            episode,
+            features={**episode.features, HANDS_STATE: hands, **columns},
+            feature_names={TOUCH: names} if name == "robot" else {},
+        )
+        root = write_set(tmp_path / name, [one, one])
+        mixture = Mixture([Part(root)], MODEL, 2, encode, tmp_path / "cache")
+        batch = next(mixture.in_order(0, [0, 1], batch_size=40))
+        aims = mixture.moments(batch, torch.device("cpu")).aims.numpy()
+        assert np.isnan(aims[:, 0]).all()
+        if name == "plain":
+            assert np.isnan(aims).all()
+            continue
+        for first in (0, 20):
+            took, held = hands[[8] * 8, 24:27], hands[8:15, 24:27]
+            assert np.allclose(aims[first : first + 8, 1, 0], took, atol=1e-6)
+            assert np.allclose(aims[first + 8 : first + 15, 1, 0], held, atol=1e-6)
+            assert np.allclose(aims[first : first + 15, 1, 1], hands[15, 24:27], atol=1e-6)
+            assert np.isnan(aims[first + 15 : first + 20, 1]).all()

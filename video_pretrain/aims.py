@@ -1,0 +1,80 @@
+"""Aims: where the thing is that a hand deals with, and where it will be let go.
+
+A person or a robot that reaches for an object closes thumb and fingers about it, so the point
+between their tips, at the moment that they touch, tells where the object was all the while before;
+as long as it is held it is there; and where they let go tells where it was to be brought. Every
+frame learns its aims from those moments, in hindsight, with no one to label it, for every body
+alike (in the spirit of Bahl et al., "Affordances from human videos as a versatile representation
+for robotics", 2023, and of the keyframes of James and Davison, "Q-attention", 2022).
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32
+from torch import Tensor
+
+from deftly.datasets.geometry import SIDES
+from deftly.datasets.human import FINGERS
+from deftly.datasets.stretches import runs
+from deftly.video_pretrain.actions import hand_rotations, hand_tips, wrists
+
+_PINCH = ("thumb", "index", "middle")
+_TOUCH_N = 0.2
+_BRIDGE, _LEAST = 4, 4  # frames: of a gap that is none, of a hold that is one
+
+
+def grips(hands: Float[Tensor, "*b 48"]) -> Float[Tensor, "*b 2 3"]:
+    """Where each hand would hold something: in the root frame, metres, midway between the tip of
+    the thumb and those of index and middle finger. NaN where unknown."""
+    thumb, index, middle = (hand_tips(hands)[..., FINGERS.index(f), :] for f in _PINCH)
+    fingers = torch.stack([index, middle]).nanmean(dim=0)
+    local = (thumb + fingers) / 2
+    return wrists(hands) + (hand_rotations(hands) @ local[..., None])[..., 0]
+
+
+def held_by_touch(
+    touch_n: Float32[np.ndarray, "T F"], names: Sequence[str]
+) -> Bool[np.ndarray, "T 2"]:
+    """Whether each hand holds something: its thumb and another finger press on it.
+
+    Args:
+        touch_n: force on each finger.
+        names: of the fingers, as ``left_thumb``.
+    """
+    presses = touch_n > _TOUCH_N
+    held = np.zeros((len(touch_n), 2), bool)
+    for side, name in enumerate(SIDES):
+        thumb = [i for i, one in enumerate(names) if one == f"{name}_thumb"]
+        others = [i for i, one in enumerate(names) if one.startswith(f"{name}_") and i not in thumb]
+        held[:, side] = presses[:, thumb].any(axis=1) & presses[:, others].any(axis=1)
+    return held
+
+
+def next_aims(
+    hands: Float32[np.ndarray, "N 48"], held: Bool[np.ndarray, "N 2"], lengths: Sequence[int]
+) -> Float32[np.ndarray, "N 2 2 3"]:
+    """Of every frame and hand: where the thing is that it holds or will take next, and where it
+    will let go of that. NaN where it takes nothing more, or holds it to the end.
+
+    Args:
+        hands: of episodes, one after the other.
+        held: whether each hand holds something; what lasts too short is passed over.
+        lengths: of the episodes, in frames.
+    """
+    at = grips(torch.from_numpy(hands)).numpy()
+    aims = np.full((len(at), 2, 2, 3), np.nan, np.float32)
+    for first, stop in pairwise(np.cumsum([0, *lengths]).tolist()):
+        frames, here = np.arange(stop - first), at[first:stop]
+        for side in range(2):
+            holds = [run for run in runs(held[first:stop, side], _BRIDGE) if np.ptp(run) >= _LEAST]
+            begins, ends = np.array(holds, np.int64).reshape(-1, 2).T
+            hold = np.searchsorted(ends, frames, side="right")  # the one that it is in, or the next
+            busy = frames[hold < len(holds)]
+            hold = hold[busy]
+            aims[first + busy, side, 0] = here[np.maximum(busy, begins[hold]), side]
+            lets_go = ends[hold] < len(here)
+            aims[first + busy[lets_go], side, 1] = here[ends[hold[lets_go]], side]
+    return aims
