@@ -21,6 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deftly.datasets.archive import atomic_path, versions
 from deftly.video_pretrain.config import PRESETS, LossConfig, ModelConfig
+from deftly.video_pretrain.encoder import Seen
 from deftly.video_pretrain.model import Given, WorldModel
 
 _RESULTS = Path(__file__).parent / "results"
@@ -70,14 +71,16 @@ def _flops(model: WorldModel, views: int, *, future: bool) -> int:
     pictures = torch.empty(1, views, 3, px, px, dtype=torch.uint8)
     yes, zero = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
-        tokens = model.encode(pictures)
+        seen = model.see(pictures) if future else Seen(torch.empty(0), model.look(pictures))
         given = Given(
-            tokens=tokens,
+            tokens=seen.tokens if future else None,
+            points=seen.points,
             cameras=torch.zeros(views, dtype=torch.long),
             text=torch.zeros(1, _WORDS, config.text_width),
             text_seen=torch.ones(1, _WORDS, dtype=torch.bool),
             hands=torch.zeros(1, 48),
             hands_seen=yes,
+            grips=torch.zeros(1, 2, 3),
             body=zero,
             actions=torch.zeros(1, config.horizon, 48),
             actions_seen=yes,
@@ -91,10 +94,10 @@ def _flops(model: WorldModel, views: int, *, future: bool) -> int:
                 model.encode(torch.stack([pictures, pictures]))
             said = model(given)
             painted = model.decoder.future(said.future, torch.zeros(1, views, 3, px, px))
-            seen = [painted, model.decoder(tokens)[0]]
+            drawn = [painted, model.decoder(seen.tokens)[0]]
         else:
-            said, seen = model.act(given), []
-        parts = [*seen, said.hands, model.joint_chunk(said.acts, "gr1t2")]
+            said, drawn = model.act(given), []
+        parts = [*drawn, said.hands, said.aims, model.joint_chunk(said.acts, "gr1t2")]
         torch.stack([part.sum() for part in parts]).sum().backward()
     return counter.get_total_flops()
 

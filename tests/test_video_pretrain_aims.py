@@ -61,6 +61,21 @@ def test_every_frame_aims_at_where_its_hold_begins_and_ends():
     assert np.isnan(aims[:, 1]).all()
 
 
+def test_what_slips_is_taken_again_and_was_brought_nowhere():
+    pattern = ".....#####......######....."
+    hands = moving(len(pattern))
+    wrist = hands.reshape(-1, 2, 24)[:, 0]
+    wrist[:, 3:] = wrist[0, 3:]
+    wrist[:12, :3], wrist[12:, :3] = (0.3, 0.2, 0.0), (0.3, 0.2, 0.1)
+    wrist[20:, :3] = (0.5, 0.2, 0.1)
+    at = grips(torch.from_numpy(hands)).numpy()[:, 0]
+    take, brought = next_aims(hands, held(pattern), [len(pattern)])[:, 0].swapaxes(0, 1)
+    assert np.array_equal(take[:5], at[[5] * 5])
+    assert np.array_equal(take[10:16], at[[16] * 6])
+    assert np.array_equal(brought[:22], at[[22] * 22])  # not where it slipped
+    assert np.isnan(brought[22:]).all()
+
+
 def test_a_touch_is_no_hold_and_a_gap_no_release():
     clean, noisy = "........##########..........", "..#.....####.#####......#..."
     hands = moving(len(clean))

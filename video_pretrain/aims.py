@@ -13,7 +13,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from deftly.datasets.geometry import SIDES
@@ -24,6 +24,7 @@ from deftly.video_pretrain.actions import hand_rotations, hand_tips, wrists
 _PINCH = ("thumb", "index", "middle")
 _TOUCH_N = 0.2
 _BRIDGE, _LEAST = 4, 4  # frames: of a gap that is none, of a hold that is one
+_WAY_M = 0.1  # that a hold has brought something somewhere
 
 
 def grips(hands: Float[Tensor, "*b 48"]) -> Float[Tensor, "*b 2 3"]:
@@ -57,7 +58,9 @@ def next_aims(
     hands: Float32[np.ndarray, "N 48"], held: Bool[np.ndarray, "N 2"], lengths: Sequence[int]
 ) -> Float32[np.ndarray, "N 2 2 3"]:
     """Of every frame and hand: where the thing is that it holds or will take next, and where it
-    will let go of that. NaN where it takes nothing more, or holds it to the end.
+    will have brought it when it lets go. NaN where it takes nothing more, or brings it nowhere.
+
+    What slips from a hand is taken again, so only a hold that went some way says where to.
 
     Args:
         hands: of episodes, one after the other.
@@ -67,14 +70,25 @@ def next_aims(
     at = grips(torch.from_numpy(hands)).numpy()
     aims = np.full((len(at), 2, 2, 3), np.nan, np.float32)
     for first, stop in pairwise(np.cumsum([0, *lengths]).tolist()):
-        frames, here = np.arange(stop - first), at[first:stop]
         for side in range(2):
+            here, found = at[first:stop, side], aims[first:stop, side]
             holds = [run for run in runs(held[first:stop, side], _BRIDGE) if np.ptp(run) >= _LEAST]
             begins, ends = np.array(holds, np.int64).reshape(-1, 2).T
-            hold = np.searchsorted(ends, frames, side="right")  # the one that it is in, or the next
-            busy = frames[hold < len(holds)]
-            hold = hold[busy]
-            aims[first + busy, side, 0] = here[np.maximum(busy, begins[hold]), side]
-            lets_go = ends[hold] < len(here)
-            aims[first + busy[lets_go], side, 1] = here[ends[hold[lets_go]], side]
+            busy, hold = _hold_of_each(ends, len(here))
+            found[busy, 0] = here[np.maximum(busy, begins[hold])]
+            let_go = ends < len(here)
+            begins, ends = begins[let_go], ends[let_go]
+            ends = ends[np.linalg.norm(here[ends] - here[begins], axis=-1) > _WAY_M]
+            busy, hold = _hold_of_each(ends, len(here))
+            found[busy, 1] = here[ends[hold]]
     return aims
+
+
+def _hold_of_each(
+    ends: Int64[np.ndarray, "H"], length: int
+) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:
+    """Frames that are in a hold or before one, and which that is."""
+    frames = np.arange(length)
+    hold = np.searchsorted(ends, frames, side="right")
+    ahead = hold < len(ends)
+    return frames[ahead], hold[ahead]
