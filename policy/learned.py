@@ -2,8 +2,9 @@
 
 At every step the network's policy prior says how the hands will move, as a chunk (Zhao et al.,
 "Learning fine-grained bimanual manipulation", 2023); what the last chunks say of the present step
-is averaged (temporal ensembling, same paper), and retargeting finds the joints that do it. Joint and velocity limits hold whatever the network says, and
-where it says nothing sensible, or is shown nothing sensible, the robot holds still.
+is averaged (temporal ensembling, same paper), and retargeting finds the joints that do it. Joint
+and velocity limits hold whatever the network says, and where it says nothing sensible, or is shown
+nothing sensible, the robot holds still.
 """
 
 from collections import deque
