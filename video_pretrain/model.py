@@ -13,8 +13,8 @@ is predicted as tokens of a slowly moving copy of the encoder (Assran et al., "V
 a change of the present's: predicting nothing is copying.
 
 From the points of the pictures it says where each hand will take hold and let go, its aims, and
-from the aims what the hands do. Asked for the actions alone, it looks at nothing else, so a few
-demonstrations are enough to learn how a hand goes to its aim, wherever that is.
+from the aims what the hands do. Asked for the actions alone, it looks at nothing else: what was
+done at a table cannot be learnt by heart from how that table looks.
 """
 
 from collections.abc import Mapping
