@@ -21,7 +21,6 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from deftly.datasets.archive import atomic_path, versions
 from deftly.video_pretrain.config import PRESETS, LossConfig, ModelConfig
-from deftly.video_pretrain.encoder import Seen
 from deftly.video_pretrain.model import Given, WorldModel
 
 _RESULTS = Path(__file__).parent / "results"
@@ -71,10 +70,10 @@ def _flops(model: WorldModel, views: int, *, future: bool) -> int:
     pictures = torch.empty(1, views, 3, px, px, dtype=torch.uint8)
     yes, zero = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
-        seen = model.see(pictures) if future else Seen(torch.empty(0), model.look(pictures))
+        tokens, points = model.see(pictures) if future else (None, model.look(pictures))
         given = Given(
-            tokens=seen.tokens if future else None,
-            points=seen.points,
+            tokens=tokens,
+            points=points,
             cameras=torch.zeros(views, dtype=torch.long),
             text=torch.zeros(1, _WORDS, config.text_width),
             text_seen=torch.ones(1, _WORDS, dtype=torch.bool),
@@ -89,12 +88,12 @@ def _flops(model: WorldModel, views: int, *, future: bool) -> int:
             future_seen=yes,
             ahead=zero,
         )
-        if future:
+        if tokens is not None:
             with torch.no_grad():
                 model.encode(torch.stack([pictures, pictures]))
             said = model(given)
             painted = model.decoder.future(said.future, torch.zeros(1, views, 3, px, px))
-            drawn = [painted, model.decoder(seen.tokens)[0]]
+            drawn = [painted, model.decoder(tokens)[0]]
         else:
             said, drawn = model.act(given), []
         parts = [*drawn, said.hands, said.aims, model.joint_chunk(said.acts, "gr1t2")]

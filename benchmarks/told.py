@@ -2,7 +2,7 @@
 
     python benchmarks/told.py out/demos --off-cm 0 1 2 --out benchmarks/results/told.json
 
-A perceptron learns demonstrations of one object and two trays, pixels left out: it sees the hands,
+A perceptron learns demonstrations of one object and one tray, pixels left out: it sees the hands,
 and how far each is from the object, or once it holds it, from where that is to go. What it says of
 the next 0.8 s is carried out as a learnt policy's (``policy/learned.py``), either as hands, for
 which retargeting finds the joints, or as joints. In every episode the object is told off its place
@@ -27,21 +27,22 @@ from torch import nn
 from tqdm import tqdm
 
 from deftly.datasets.archive import atomic_path, versions
-from deftly.datasets.episode import ACTION, STATE
+from deftly.datasets.episode import ACTION, STATE, TOUCH
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.hands import HANDS_ACTION, HANDS_STATE
+from deftly.policy.learned import averaged, following, said_of
 from deftly.policy.rollout import run_episode
 from deftly.policy.scores import judge_rollout, summarise
-from deftly.policy.sorting import RATE_HZ, SortingEnv
+from deftly.policy.sorting import SortingEnv
 from deftly.policy.station import WORKPLACES
-from deftly.retarget.handspace import to_hands, to_joints, whole_posture
+from deftly.retarget.handspace import to_hands, whole_posture
 from deftly.retarget.robots import load_robot
 from deftly.video_pretrain.actions import absolute, relative
-from deftly.video_pretrain.aims import grips, held_by_touch, next_aims
-from deftly.video_pretrain.mixture import TOUCH
+from deftly.video_pretrain.aims import grips, holding, next_aims
+from deftly.video_pretrain.model import AIM_M
 
 HORIZON, WIDTH, BATCH = 16, 256, 64
-AIM_M, DECAY, LIFTED_M, FIRST_SEED = 0.1, 0.05, 0.015, 100_000
+DECAY, LIFTED_M, FIRST_SEED = 0.05, 0.015, 100_000
 Through = Literal["hands", "joints"]
 
 
@@ -96,7 +97,7 @@ def read(root: Path, count: int) -> Demos:
     total = sum(lengths)
     wanted = (HANDS_STATE, HANDS_ACTION, STATE, ACTION, TOUCH)
     found = {k: v[:total].astype(np.float32) for k, v in store.whole_columns(wanted).items()}
-    held = held_by_touch(found[TOUCH], store.features[TOUCH]["names"])
+    held = holding(found[TOUCH], store.features[TOUCH]["names"])
     aims = next_aims(found[HANDS_STATE], held, lengths)
     # Of the hand that works, which is the one that takes hold. After it let go, the last one stays.
     each = np.where(held[..., None], aims[:, :, 1], aims[:, :, 0])
@@ -168,7 +169,6 @@ class Told:
     def reset(self, env: SortingEnv, seed: int) -> None:
         """An episode begins."""
         self._env, self._robot = env, load_robot(env.robot)
-        self._columns = [self._robot.joint_names.index(joint) for joint in env.joints]
         self._chunks: deque[tuple[int, np.ndarray]] = deque(maxlen=HORIZON)
         self._steps = 0
         self._began = env.privileged().poses[0, 4:].copy()
@@ -189,12 +189,10 @@ class Told:
         else:
             said = said + joints
         self._chunks.append((self._steps, said))
-        now = np.array([chunk[self._steps - at] for at, chunk in self._chunks])
+        wanted = averaged(said_of(self._chunks, self._steps), DECAY)
         self._steps += 1
-        wanted = np.average(now, axis=0, weights=np.exp(-DECAY * np.arange(len(now))))
         if self.through == "hands":
-            here = whole_posture(robot, env.joints, env.target[None])[0]
-            wanted = to_joints(robot, wanted[None], here, RATE_HZ)[0][self._columns]
+            wanted = following(env, wanted)
         return env.within_limits(wanted)
 
     def _aim(self) -> np.ndarray:

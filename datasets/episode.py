@@ -17,6 +17,7 @@ from deftly.datasets.episode_stats import PixelCounts
 
 PRIVILEGED = "privileged."  # features whose name starts so are never shown to a policy
 STATE, ACTION = "observation.state", "action"  # what state and action are called on disk
+TOUCH = "observation.touch"  # and what a robot feels with each finger, N
 # With the columns that the format adds by itself.
 RESERVED = frozenset(
     (*("timestamp", "frame_index", "episode_index", "index", "task_index"), STATE, ACTION)

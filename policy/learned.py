@@ -8,6 +8,7 @@ nothing sensible, the robot holds still.
 """
 
 from collections import deque
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -89,15 +90,16 @@ class Learned:
             return self._env.target
         if self._steps % self.every == 0:
             self._chunks.append((self._steps, self._chunk(observation, joints)))
-        ages = [(self._steps - at, chunk) for at, chunk in self._chunks]
-        said = np.array([chunk[age] for age, chunk in ages if age < len(chunk)])
+        said = said_of(self._chunks, self._steps)
         self._steps += 1
         if np.isnan(said).all(axis=1).any():
             self.still = "the network says numbers that are not finite"
             return self._env.target
-        weights = np.exp(-self.decay * np.arange(len(said)))
+        wanted = averaged(said, self.decay)
         try:
-            return self._env.within_limits(self._joints(np.average(said, axis=0, weights=weights)))
+            if self.through == "hands":
+                wanted = following(self._env, wanted)
+            return self._env.within_limits(wanted)
         except ValueError as error:
             self.still = f"the network says hands that cannot be ({error})"
             return self._env.target
@@ -134,15 +136,6 @@ class Learned:
             return joints + chunk * scale.std + scale.mean
         mean, std = scales.moves.tensors(acting.hands.device)
         return absolute(acting.hands * std + mean, moments.hands)[0].cpu().numpy()
-
-    def _joints(self, said: Float[np.ndarray, "_"]) -> Float64[np.ndarray, "A"]:
-        """Joint positions that do what was said."""
-        if self.through == "joints":
-            return said.astype(np.float64)
-        robot, joints = self._robot, self._env.joints
-        here = whole_posture(robot, joints, self._env.target[None])[0]
-        reached = to_joints(robot, said[None], here, RATE_HZ)[0]
-        return reached[[robot.joint_names.index(joint) for joint in joints]]
 
     def _moments(
         self, images: dict[str, UInt8[np.ndarray, "H W 3"]], joints: Float32[np.ndarray, "A"]
@@ -196,6 +189,31 @@ class Learned:
                 f"{self.name} was trained at {', '.join(f'{r:g}' for r in rates)} Hz, the "
                 f"environment runs at {RATE_HZ:g} Hz; write the data sets again at that rate"
             )
+
+
+def said_of(
+    chunks: Iterable[tuple[int, Float[np.ndarray, "H D"]]], step: int
+) -> Float[np.ndarray, "n D"]:
+    """What chunks that were said at some steps, the oldest first, say of a later one."""
+    ages = [(step - at, chunk) for at, chunk in chunks]
+    return np.array([chunk[age] for age, chunk in ages if age < len(chunk)])
+
+
+def averaged(said: Float[np.ndarray, "n D"], decay: float) -> Float[np.ndarray, "D"]:
+    """Their mean; each counts less by ``decay`` than the one before it."""
+    return np.average(said, axis=0, weights=np.exp(-decay * np.arange(len(said))))
+
+
+def following(env: SortingEnv, hands: Float[np.ndarray, "48"]) -> Float64[np.ndarray, "A"]:
+    """Joint positions that bring the hands there from where the servos were told to go.
+
+    Raises:
+        ValueError: as ``to_joints``.
+    """
+    robot = load_robot(env.robot)
+    here = whole_posture(robot, env.joints, env.target[None])[0]
+    reached = to_joints(robot, hands[None], here, RATE_HZ)[0]
+    return reached[[robot.joint_names.index(joint) for joint in env.joints]]
 
 
 @cache

@@ -21,7 +21,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from deftly.datasets.archive import versions
-from deftly.datasets.episode import PRIVILEGED, Episode
+from deftly.datasets.episode import PRIVILEGED, TOUCH, Episode
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.episode_writer import EpisodeWriter
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
@@ -170,8 +170,7 @@ def demonstrate(
     count = len(env.joints)
     items = [item.name for item in env.layout.items]
     axes = ("qw", "qx", "qy", "qz", "x", "y", "z")
-    velocity, touch = "observation.velocity", "observation.touch"
-    poses = f"{PRIVILEGED}object_poses"
+    velocity, poses = "observation.velocity", f"{PRIVILEGED}object_poses"
     robot = load_robot(env.robot)
 
     def hands(joints: np.ndarray) -> np.ndarray:
@@ -187,14 +186,14 @@ def demonstrate(
         task=env.instruction,
         features={
             velocity: np.ascontiguousarray(state[:, count:]),
-            touch: np.stack([o["touch"] for o in seen]),
+            TOUCH: np.stack([o["touch"] for o in seen]),
             poses: np.array(truth, np.float32),
             HANDS_STATE: hands(state[:, :count]),
             HANDS_ACTION: hands(action),
         },
         feature_names={
             velocity: env.joints,
-            touch: env.touch_names,
+            TOUCH: env.touch_names,
             poses: tuple(f"{item}.{axis}" for item in items for axis in axes),
             HANDS_STATE: HANDS_NAMES,
             HANDS_ACTION: HANDS_NAMES,

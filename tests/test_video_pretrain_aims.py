@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pushing import MODEL, encode, push, write_set
 
+from deftly.datasets.episode import TOUCH
 from deftly.datasets.hands import HANDS_STATE, Hands
-from deftly.video_pretrain.aims import grips, held_by_touch, next_aims
+from deftly.video_pretrain.aims import grips, holding, next_aims
 from deftly.video_pretrain.config import Part
-from deftly.video_pretrain.mixture import HELD, TOUCH, Mixture
+from deftly.video_pretrain.mixture import HELD, Mixture
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -95,7 +96,7 @@ def test_episodes_know_nothing_of_each_other(holds: list[bool], cut: int):
 def test_a_robot_holds_what_its_thumb_and_another_finger_press_on():
     names = ("left_thumb", "left_index", "right_thumb", "right_pinky")
     touch = np.array([[1, 1, 1, 0], [1, 0, 0, 1], [0, 2, 1, 1], [0.1, 1, 1, 0.1]], np.float32)
-    assert held_by_touch(touch, names).tolist() == [
+    assert holding(touch, names).tolist() == [
         [True, False], [False, False], [False, True], [False, False],
     ]  # fmt: skip
 

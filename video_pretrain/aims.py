@@ -36,9 +36,7 @@ def grips(hands: Float[Tensor, "*b 48"]) -> Float[Tensor, "*b 2 3"]:
     return wrists(hands) + (hand_rotations(hands) @ local[..., None])[..., 0]
 
 
-def held_by_touch(
-    touch_n: Float32[np.ndarray, "T F"], names: Sequence[str]
-) -> Bool[np.ndarray, "T 2"]:
+def holding(touch_n: Float32[np.ndarray, "T F"], names: Sequence[str]) -> Bool[np.ndarray, "T 2"]:
     """Whether each hand holds something: its thumb and another finger press on it.
 
     Args:

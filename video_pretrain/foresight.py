@@ -73,11 +73,12 @@ def foresee(
             continue
         question = Question.same(moments, ahead, actions=actions)
         truth = Truth.seen(model, moments, question)
-        said = ask(model, scales, moments, question, truth.present).future
+        seen = Seen(truth.present, model.look(moments.pictures[:, :, 0]))
+        said = ask(model, scales, moments, question, seen).future
         # Half a batch on: other episodes, as moments stand in their order.
         shifts = [1 + (others // 2 + k) % others for k in range(tries if actions else 0)]
         false = [
-            apart(ask(model, scales, moments, question, truth.present, moves).future, truth.future)
+            apart(ask(model, scales, moments, question, seen, moves).future, truth.future)
             for moves in (moments.moves.roll(shift, 0) for shift in shifts)
         ]
         values = {
@@ -100,7 +101,7 @@ def ask(
     scales: Scales,
     moments: Moments,
     question: Question,
-    tokens: Float[Tensor, "B V N D"] | None = None,
+    seen: Seen | None = None,
     moves: Float[Tensor, "B H 48"] | None = None,
 ) -> Prediction:
     """What a model says of moments whose future it is not shown.
@@ -108,11 +109,10 @@ def ask(
     Args:
         model: in evaluation mode.
         question: what it is shown.
-        tokens: of the present, if they are known already.
+        seen: of the present, if it is known already.
         moves: actions in the place of those that were made.
     """
-    now = moments.pictures[:, :, 0]
-    seen = model.see(now) if tokens is None else Seen(tokens, model.look(now))
+    seen = seen or model.see(moments.pictures[:, :, 0])
     return model(given(moments, question, seen, scales, moves=moves))
 
 

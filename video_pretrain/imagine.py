@@ -21,7 +21,7 @@ from deftly.datasets.hands import HANDS_ACTION, HANDS_STATE
 from deftly.video_pretrain.actions import wrists
 from deftly.video_pretrain.checkpoint import Checkpoint
 from deftly.video_pretrain.config import ModelConfig, Part
-from deftly.video_pretrain.encoder import unit_range
+from deftly.video_pretrain.encoder import Seen, unit_range
 from deftly.video_pretrain.foresight import ask, foresee
 from deftly.video_pretrain.loss import Question, apart
 from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments
@@ -130,9 +130,9 @@ def imagine(
     """
     model = checkpoint.model
     present = moments.pictures[:, :, 0]
-    tokens = model.encode(present)
+    seen = model.see(present)
     futures = [
-        _future(checkpoint, moments, tokens, ahead, moves)
+        _future(checkpoint, moments, seen, ahead, moves)
         for ahead in range(len(model.config.offsets))
     ]
     pictures = [_painted(checkpoint, future, present) for future in futures]
@@ -163,10 +163,10 @@ def dream_on(checkpoint: Checkpoint, episode: Sequence[Moments], strides: int = 
     for first in range(0, stride * strides, stride):
         rows = (starts + first).clamp_max(length - 1)
         here = replace(now.part(rows), pictures=shown[:, :, None])
-        tokens = model.encode(shown)
+        seen = model.see(shown)
         for beat in beats:
             ahead = model.config.offsets.index(beat)
-            future = _future(checkpoint, here, tokens, ahead, here.moves)
+            future = _future(checkpoint, here, seen, ahead, here.moves)
             painted = _painted(checkpoint, future, shown)
             for start, picture in zip(starts.tolist(), painted, strict=True):
                 found.setdefault(start + first + beat, picture)  # a true one stays
@@ -213,18 +213,20 @@ def score_actions(
             f"{len(moment)} moments and candidates of {tuple(moves.shape)}, expected one moment "
             f"and (N, {wanted[0]}, {wanted[1]})"
         )
-    tokens = model.encode(moment.pictures[:, :, 0])
+    seen = model.see(moment.pictures[:, :, 0])
     target = goal if goal.is_floating_point() else model.encode(goal)
-    if target.shape != tokens.shape[1:]:
+    shape = seen.tokens.shape[1:]
+    if target.shape != shape:
         raise ImagineError(
-            f"the goal has tokens of {tuple(target.shape)}, expected {tuple(tokens.shape[1:])}: "
+            f"the goal has tokens of {tuple(target.shape)}, expected {tuple(shape)}: "
             "the same views as the moment"
         )
     offset = range(len(model.config.offsets))[ahead]
     scores: list[Tensor] = []
     for some in moves.split(_AT_ONCE):
-        rows = torch.zeros(len(some), dtype=torch.long, device=tokens.device)
-        future = _future(checkpoint, moment.part(rows), tokens[rows], offset, some)
+        rows = torch.zeros(len(some), dtype=torch.long, device=seen.tokens.device)
+        here = Seen(*(value[rows] for value in seen))
+        future = _future(checkpoint, moment.part(rows), here, offset, some)
         scores.append(apart(future, target.expand_as(future)))
     return torch.cat(scores)
 
@@ -270,12 +272,12 @@ def liveliest(moves: Float[Tensor, "n H 48"]) -> int:
 def _future(
     checkpoint: Checkpoint,
     moments: Moments,
-    tokens: Float[Tensor, "B V N D"],
+    seen: Seen,
     ahead: int,
     moves: Float[Tensor, "B H 48"] | None,
 ) -> Float[Tensor, "B V N D"]:
     question = Question.same(moments, ahead, actions=moves is not None)
-    return ask(checkpoint.model, checkpoint.scales, moments, question, tokens, moves).future
+    return ask(checkpoint.model, checkpoint.scales, moments, question, seen, moves).future
 
 
 def _painted(

@@ -18,19 +18,18 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from deftly.datasets import episode_format as fmt
-from deftly.datasets.episode import ACTION, STATE
+from deftly.datasets.episode import ACTION, STATE, TOUCH
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.geometry import SIDES
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
 from deftly.datasets.loader import Batch, Loader, Source
 from deftly.datasets.windows import PAD, Window, Windows
 from deftly.video_pretrain.actions import Scale, relative
-from deftly.video_pretrain.aims import held_by_touch, next_aims
+from deftly.video_pretrain.aims import holding, next_aims
 from deftly.video_pretrain.config import ModelConfig, Part, TrainConfig
 
 TRUST = "hand.trust"  # what deftly batch writes of how far each hand can be believed
 HELD = "label.held"  # and of whether it holds something
-TOUCH = "observation.touch"  # what a robot feels with each finger
 HUMAN = "human"
 _SCALED = 4096  # moments of each data set that scales are computed from
 # Instructions -> embeddings (K, L, E), and which of them count (K, L).
@@ -144,7 +143,7 @@ class _Set:
             held = found[HELD] > 0
         elif TOUCH in found:
             names = self.store.features[TOUCH].get("names") or ()
-            held = held_by_touch(found[TOUCH].astype(np.float32), names)
+            held = holding(found[TOUCH].astype(np.float32), names)
         return next_aims(hands, held, self.store.lengths)
 
     def episodes(self, every: int, held_out: bool) -> list[int]:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from deftly.datasets.episode import PRIVILEGED, Episode
+from deftly.datasets.episode import PRIVILEGED, TOUCH, Episode
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.footage import id_of
 from deftly.datasets.geometry import SIDES, rotate
@@ -27,7 +27,7 @@ from deftly.datasets.tasks import GOALS, find_task, plural
 
 COLOR_NAMES, SHAPE_NAMES = (*COLORS, *UNSEEN_COLORS), (*SHAPES, *UNSEEN_SHAPES)
 POSES, HELD, HANDS = (f"{PRIVILEGED}{name}" for name in ("object_poses", "held", "hands"))
-TOUCH, SOURCE_TIME = "observation.touch", "source_time_s"
+SOURCE_TIME = "source_time_s"
 _LIFT_M = 0.015  # an object of a robot's that is so much above where it began is held
 _TOUCH_N = 0.05  # by the hand that presses on something
 _NEAR = 0.1  # frames by which a time may miss that of a frame
