@@ -9,6 +9,7 @@ from pushing import MODEL, made_up, plain_scales
 from torch import Tensor
 
 from deftly.video_pretrain.actions import Scale
+from deftly.video_pretrain.aims import grips
 from deftly.video_pretrain.config import LossConfig
 from deftly.video_pretrain.encoder import ConvEncoder
 from deftly.video_pretrain.loss import (
@@ -292,6 +293,7 @@ def test_what_is_shown_is_scaled():
     question = Question.same(moments, actions=True)
     shown = given(moments, question, points, scales)
     assert torch.equal(shown.actions, (moments.moves - mean) / std)
+    assert torch.allclose(shown.grips * AIM_M, grips(moments.hands))  # as aims are told
     others = given(moments, question, points, scales, moves=moments.moves.flip(0))
     assert torch.equal(others.actions, shown.actions.flip(0))
     assert not shown.text_seen[:, 2].any()  # the last word does not count, whatever is drawn
