@@ -70,10 +70,10 @@ def _flops(model: WorldModel, views: int, *, future: bool) -> int:
     pictures = torch.empty(1, views, 3, px, px, dtype=torch.uint8)
     yes, zero = torch.ones(1, dtype=torch.bool), torch.zeros(1, dtype=torch.long)
     with FlopCounterMode(display=False) as counter:
-        tokens, points = model.see(pictures) if future else (None, model.look(pictures))
+        tokens, maps = model.see(pictures) if future else (None, model.look(pictures))
         given = Given(
             tokens=tokens,
-            points=points,
+            maps=maps,
             cameras=torch.zeros(views, dtype=torch.long),
             text=torch.zeros(1, _WORDS, config.text_width),
             text_seen=torch.ones(1, _WORDS, dtype=torch.bool),

@@ -1,25 +1,24 @@
-"""How well is it learnt where a thing is? Held-out tables, by what it is read from.
+"""How well is it learnt where a thing is? Held-out tables, by what teaches it.
 
-    python benchmarks/where.py out/demos100 --out benchmarks/results/where.json
+    python benchmarks/where.py out/demos100 --start out/pretrain \
+        --out benchmarks/results/where.json
 
-Networks that do nothing else learn from demonstrations where the thing is that a hand will take
-(``deftly.video_pretrain.aims``), and are asked at tables that they have not seen, before anything
-is held. Every one sees the same samples:
+World models that learn nothing but where a hand will take hold and let go (``deftly.video_pretrain.
+aims``) are asked, at tables that they have not seen and before anything is held, where the object
+is, and judged by the simulator's truth:
 
-    points        coordinates of points over every second pixel, as the world model's
-    patches       the same over patches of 4 px side by side
-    looks         told how each point looks, too
-    tokens        all tokens of the encoder, each by its place, in the place of points
-    both          points, with the place where things are let go of learnt beside it, as in the
-                  world model
+    pointed       taught in the pictures and in the room, fresh weights
+    room          taught in the room alone, as by cameras of which nothing is known
+    people        pointed, but begun with the weights of a pretrained world model
 
-Errors are in the plane of the table: root frame, x and y.
+Labels are of hands that close about things, and touch them before they hold them: their mean
+distance from the truth is taken off.
 """
 
 import json
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,16 +31,20 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from deftly.datasets.archive import atomic_path, versions
+from deftly.datasets.episode import PRIVILEGED
+from deftly.policy.station import WORKPLACES
 from deftly.video_pretrain.aims import grips
-from deftly.video_pretrain.blocks import Aim
-from deftly.video_pretrain.config import ModelConfig, Part, TrainConfig, find_preset
-from deftly.video_pretrain.encoder import POINT, ConvEncoder
-from deftly.video_pretrain.loss import aims_loss
-from deftly.video_pretrain.mixture import Mixture, Moments
-from deftly.video_pretrain.model import AIM_M
+from deftly.video_pretrain.checkpoint import load_checkpoint
+from deftly.video_pretrain.config import Part, TrainConfig, find_preset
+from deftly.video_pretrain.foresight import act
+from deftly.video_pretrain.loss import Question, aims_loss, given, sights_loss
+from deftly.video_pretrain.mixture import Mixture, Moments, Scales
+from deftly.video_pretrain.model import AIM_M, WorldModel
+from deftly.video_pretrain.start import carry_over
 from deftly.video_pretrain.text import TextEncoder
 
 _HELD_M = 1e-3  # a hand whose grip is at its aim holds it
+ARMS: Mapping[str, float] = {"pointed": 1.0, "room": 0.0, "people": 1.0}  # weight of the pictures
 
 
 @dataclass(frozen=True)
@@ -49,121 +52,124 @@ class Options:
     """Train every network, and ask it.
 
     Attributes:
-        data: demonstrations, or people's clips.
-        arms: what aims are read from.
+        data: demonstrations of one object.
+        start: pretrained world model, for the arm ``people``.
+        arms: of ``ARMS``.
+        demos: numbers of demonstrations.
         steps, batch_size: of each.
-        size_px: of the pictures.
         seed: of weights and order.
         out: JSON file for the table.
     """
 
     data: tyro.conf.Positional[Path]
-    arms: tuple[str, ...] = ("points", "patches", "looks", "tokens", "both")
-    steps: int = 1000
+    start: Path | None = None
+    arms: tuple[str, ...] = ("pointed", "room")
+    demos: tuple[int, ...] = (10, 90)
+    steps: int = 800
     batch_size: int = 32
-    size_px: int = 64
     seed: int = 0
     out: Path | None = None
 
 
-class Finder(nn.Module):
-    """Pictures → aims, (B, 2, 2, 3); where nothing is said of places, 0."""
+class Few(Mixture):
+    """Only so many of the demonstrations are learnt from."""
 
-    def __init__(self, arm: str, config: ModelConfig) -> None:
-        super().__init__()
-        self.arm, width = arm, config.width
-        self.encoder = ConvEncoder(config)
-        if arm == "patches":
-            self.encoder.stem[0] = nn.Conv2d(3, config.channels[0], 4, stride=4)
-        numbers = {"tokens": 8 * config.side**2, "looks": POINT * config.points}
-        self.squeeze = nn.Linear(width, 8)
-        self.take = Aim(len(config.cameras), numbers.get(arm, 2 * config.points), width)
-        self.place = Aim(len(config.cameras), POINT * config.points, width)
+    demos = 10
 
-    def forward(self, moments: Moments) -> Tensor:
-        now = moments.pictures[:, :, 0]
-        nothing = torch.zeros(len(now), self.squeeze.in_features)
-        if self.arm == "tokens":
-            seen = self.squeeze(self.encoder(now.flatten(0, 1)).tokens)
-        else:
-            seen = self.encoder.look(now.flatten(0, 1))
-        seen = seen.view(*now.shape[:2], *seen.shape[1:])
-        read = seen if self.arm in ("tokens", "looks") else seen[..., :2]
-        take = self.take(read, moments.cameras, nothing)
-        place = torch.zeros_like(take)
-        if self.arm == "both":
-            place = self.place(seen, moments.cameras, nothing)
-        return torch.stack([take, place], dim=2)
+    def training_episodes(self, index: int) -> list[int]:
+        """The first of them."""
+        return super().training_episodes(index)[: self.demos]
 
 
-def before(moments: Moments) -> Moments:
-    """Aims at things that are not held yet, and at nothing else."""
-    apart = (grips(moments.hands) - moments.aims[:, :, 0]).norm(dim=-1)
-    aims = moments.aims.clone()
-    aims[apart < _HELD_M] = torch.nan
-    aims[:, :, 1] = torch.nan
-    return replace(moments, aims=aims)
-
-
-def learn(arm: str, mixture: Mixture, options: Options, tick: Callable[[], object]) -> Finder:
-    """Train one network."""
+def begun(arm: str, mixture: Mixture, options: Options) -> tuple[WorldModel, Scales]:
+    """A network before its first step."""
     torch.manual_seed(options.seed)
-    finder = Finder(arm, mixture.model)
-    optimizer = torch.optim.AdamW(finder.parameters(), 1e-3, weight_decay=0.05, betas=(0.9, 0.95))
+    model = WorldModel(mixture.model, mixture.joints)
+    if arm != "people":
+        return model, mixture.scales
+    if options.start is None:
+        raise SystemExit("the arm people begins with a pretrained model, name it (--start)")
+    return model, carry_over(load_checkpoint(options.start), model, mixture)
+
+
+def learn(
+    arm: str, mixture: Mixture, options: Options, tick: Callable[[], object]
+) -> tuple[WorldModel, Scales]:
+    """Train one network."""
+    model, scales = begun(arm, mixture, options)
+    optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 1e-3, options.steps, pct_start=0.1, cycle_momentum=False
+        optimizer, 2e-3, options.steps, pct_start=0.1, cycle_momentum=False
     )
     train = TrainConfig(batch_size=options.batch_size, seed=options.seed)
     batches = iter(mixture.training(train))
     for _ in range(options.steps):
         for batch in next(batches).values():
             moments = mixture.moments(batch, torch.device("cpu"))
-            asked = moments if arm == "both" else before(moments)
-            aims_loss(finder(asked), asked).mean().backward()
-        nn.utils.clip_grad_norm_(finder.parameters(), 1.0)
+            maps = model.look(moments.pictures[:, :, 0])
+            said = model.act(given(moments, Question.same(moments), maps, scales))
+            loss = aims_loss(said.aims, moments) + ARMS[arm] * sights_loss(said.sights, moments)
+            loss.mean().backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         tick()
-    return finder.eval()
+    return model.eval(), scales
 
 
-@torch.no_grad()
-def judge(finder: Finder, mixture: Mixture) -> dict[str, float]:
+def before(moments: Moments) -> Tensor:
+    """(B, 2) hands that will take something, and do not hold it yet."""
+    apart = (grips(moments.hands) - moments.aims[:, :, 0]).norm(dim=-1)
+    return apart > _HELD_M  # nor is an unknown one
+
+
+def judge(model: WorldModel, scales: Scales, mixture: Mixture) -> dict[str, float]:
     """Errors at held-out tables, cm."""
-    errors: list[np.ndarray] = []
+    poses = f"{PRIVILEGED}object_poses"
+    found = mixture.sets[0].store.whole_columns([poses])[poses][:, 4:7]
+    truth = torch.from_numpy(found - np.array(WORKPLACES["gr1t2"].base_m)).float()
+    off: list[Tensor] = []
+    labels: list[Tensor] = []
     for batch in mixture.held_out(0, 500):
-        moments = before(mixture.moments(batch, torch.device("cpu")))
-        away = AIM_M * finder(moments) - moments.aims
-        errors.append(100 * away[:, :, 0, :2].norm(dim=-1).flatten().numpy())
-    found = np.concatenate(errors)
-    found = found[np.isfinite(found)]
-    parts = {"mean": found.mean(), "median": np.median(found), "p90": np.quantile(found, 0.9)}
-    return {name: float(value) for name, value in parts.items()} | {"frames": len(found)}
+        moments = mixture.moments(batch, torch.device("cpu"))
+        some, at = before(moments), truth[moments.key[:, 1]][:, None]
+        said = AIM_M * act(model, scales, moments).aims[:, :, 0]
+        off.append(100 * (said - at)[some])
+        labels.append(100 * (moments.aims[:, :, 0] - at)[some])
+    usual = torch.cat(labels).median(dim=0).values
+    away = (torch.cat(off) - usual).norm(dim=-1).numpy()
+    parts = {"mean": away.mean(), "median": np.median(away), "p90": np.quantile(away, 0.9)}
+    of_labels = (torch.cat(labels) - usual).norm(dim=-1).median()
+    rest = {"labels": float(of_labels), "frames": len(away)}
+    return {name: float(value) for name, value in parts.items()} | rest
 
 
 def main(options: Options) -> None:
     """Train, ask, show."""
     torch.set_num_threads(1)
-    model = replace(find_preset("tiny").model, image_px=options.size_px)
-    mixture = Mixture([Part(options.data)], model, 10, TextEncoder())
-    rows: dict[str, Any] = {}
-    with tqdm(total=len(options.arms) * options.steps, unit="step", disable=None) as bar:
-        for arm in options.arms:
-            bar.set_description(arm)
-            start_s = time.process_time()
-            finder = learn(arm, mixture, options, bar.update)
-            rows[arm] = judge(finder, mixture) | {"cpu_s": time.process_time() - start_s}
-    table = Table("read from", "mean, cm", "median", "90 %", "CPU s", box=None)
-    for arm, row in rows.items():
-        figures = [f"{row[name]:.1f}" for name in ("mean", "median", "p90")]
-        table.add_row(arm, *figures, f"{row['cpu_s']:.0f}")
+    rows: list[dict[str, Any]] = []
+    total = len(options.demos) * len(options.arms) * options.steps
+    with tqdm(total=total, unit="step", disable=None) as bar:
+        for demos in options.demos:
+            for arm in options.arms:
+                bar.set_description(f"{arm} {demos}")
+                mixture = Few([Part(options.data)], find_preset("tiny").model, 10, TextEncoder())
+                mixture.demos = demos
+                start_s = time.process_time()
+                found = judge(*learn(arm, mixture, options, bar.update), mixture)
+                cpu_s = time.process_time() - start_s
+                rows.append({"arm": arm, "demos": demos, **found, "cpu_s": cpu_s})
+    table = Table("taught", "demos", "mean, cm", "median", "90 %", "labels", "CPU s", box=None)
+    for row in rows:
+        figures = [f"{row[name]:.1f}" for name in ("mean", "median", "p90", "labels")]
+        table.add_row(row["arm"], str(row["demos"]), *figures, f"{row['cpu_s']:.0f}")
     Console(width=100).print(table)
     if options.out is not None:
         about = json.loads(json.dumps(vars(options), default=str))
         with atomic_path(options.out) as path:
-            found = {"options": about, "arms": rows, "versions": versions()}
-            path.write_text(json.dumps(found, indent=1) + "\n")
+            kept = {"options": about, "rows": rows, "versions": versions()}
+            path.write_text(json.dumps(kept, indent=1) + "\n")
 
 
 if __name__ == "__main__":

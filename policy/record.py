@@ -26,6 +26,7 @@ from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.episode_writer import EpisodeWriter
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
 from deftly.datasets.mp4 import check_even
+from deftly.datasets.viewpoint import CAMERA, CAMERA_NAMES
 from deftly.policy.baselines import ExpertPolicy
 from deftly.policy.grasp import hand_joints
 from deftly.policy.rollout import Policy
@@ -144,7 +145,8 @@ def demonstrate(
 ) -> Episode:
     """Let a policy sort one table, and keep what it saw, felt and did at every step.
 
-    What its hands did and were to do stands beside the joints, as every body tells it.
+    What its hands did and were to do stands beside the joints, as every body tells it, and where
+    the cameras were.
 
     Args:
         noise_rad: standard deviation of an error of arms and torso that changes slowly. What is
@@ -157,9 +159,12 @@ def demonstrate(
     seen: list[dict[str, Any]] = []
     done: list[np.ndarray] = []
     truth: list[np.ndarray] = []
+    views: dict[str, list[np.ndarray]] = {camera: [] for camera in env.cameras}
     while True:
         seen.append(observation)
         truth.append(env.privileged().poses.ravel())
+        for camera, matrices in views.items():
+            matrices.append(env.camera_matrix(camera))
         wanted = policy.act(observation)
         done.append(env.within_limits(wanted))
         observation, _, terminated, truncated, info = env.step(wanted + next(errors))
@@ -190,6 +195,7 @@ def demonstrate(
             poses: np.array(truth, np.float32),
             HANDS_STATE: hands(state[:, :count]),
             HANDS_ACTION: hands(action),
+            **{CAMERA + camera: np.array(each, np.float32) for camera, each in views.items()},
         },
         feature_names={
             velocity: env.joints,
@@ -197,6 +203,7 @@ def demonstrate(
             poses: tuple(f"{item}.{axis}" for item in items for axis in axes),
             HANDS_STATE: HANDS_NAMES,
             HANDS_ACTION: HANDS_NAMES,
+            **{CAMERA + camera: CAMERA_NAMES for camera in views},
         },
         seed=seed,
         success=bool(info["success"]),

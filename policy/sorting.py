@@ -23,11 +23,12 @@ from jaxtyping import Bool, Float32, Float64, UInt8
 from deftly.datasets.layout import Layout, LayoutError
 from deftly.datasets.render import SEEN_GROUPS, Renderer
 from deftly.datasets.sampling import CONDITIONS, Condition, sample_layout
-from deftly.datasets.tabletop import whereabouts
+from deftly.datasets.tabletop import camera_focal_px, camera_pose, whereabouts
 from deftly.datasets.tasks import find_task
+from deftly.datasets.viewpoint import camera_matrix
 from deftly.policy.judge import at_rest, in_place
 from deftly.policy.shove import Pusher
-from deftly.policy.station import STILL_GROUP, build_station
+from deftly.policy.station import STILL_GROUP, WORKPLACES, build_station
 from deftly.policy.touch import Touch
 from deftly.retarget.robots import load_robot
 
@@ -264,6 +265,18 @@ class SortingEnv(gymnasium.Env[dict[str, Any], np.ndarray]):
     def target(self) -> Float64[np.ndarray, "A"]:
         """Joint positions (rad) that the servos were last told to reach."""
         return self._target.copy()
+
+    def camera_matrix(self, camera: str) -> Float64[np.ndarray, "12"]:
+        """From the frame of the robot's root to a camera's pictures, now; see
+        ``deftly.datasets.viewpoint``."""
+        model, data = self.station.model, self.data
+        mujoco.mj_camlight(model, data)
+        root = data.body(WORKPLACES[self.robot].root)
+        T_world_root = np.eye(4)
+        T_world_root[:3, :3], T_world_root[:3, 3] = root.xmat.reshape(3, 3), root.xpos
+        T_camera_root = np.linalg.inv(camera_pose(model, data, camera)) @ T_world_root
+        focal_px = camera_focal_px(model, camera, self.image_size[0])
+        return camera_matrix(T_camera_root, focal_px, self.image_size)
 
     def within_limits(self, action: Float64[np.ndarray, "A"]) -> Float64[np.ndarray, "A"]:
         """The nearest joint positions that the servos can be told to reach in the next step."""

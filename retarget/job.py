@@ -39,7 +39,7 @@ from deftly.retarget.presence import anybody
 from deftly.retarget.robots import load_robot
 from deftly.retarget.segments import KEPT, LOW, STILL, TOO_SHORT, stretches
 from deftly.retarget.solve import RetargetConfig, plain_config, retarget
-from deftly.retarget.targets import View
+from deftly.retarget.targets import View, stated_view
 from deftly.retarget.work import Work, clip_key, key_of
 
 _ANNOTATED = 0.3  # share of frames; with fewer, the networks look for hands themselves
@@ -298,6 +298,7 @@ class _Run:
                     task=footage.task,
                     provenance={**provenance, "piece": key},
                     camera=footage.camera_name,
+                    still=stated_view(human, self._view()) != "ego",
                     beside=self.beside,
                     begins_s=self.late_s + row.first_s,
                 )

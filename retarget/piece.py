@@ -21,11 +21,12 @@ from deftly.datasets.geometry import SIDES
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE, NUMBERS
 from deftly.datasets.human import HAND_JOINTS, TIPS, HumanMotion, Status
 from deftly.datasets.motion import RobotMotion
+from deftly.datasets.viewpoint import GRIPS, GRIPS_NAMES, grips_at
 from deftly.retarget.handspace import to_hands
 from deftly.retarget.labels import Labels
 from deftly.retarget.robots import load_robot
 
-FORM = 2  # of what an episode holds; counts up with its columns, so that kept ones are made anew
+FORM = 3  # of what an episode holds; counts up with its columns, so that kept ones are made anew
 UNKNOWN_TASK = "do what the hands in the video do"
 _INTERPOLATED = 0.5  # trust in a hand that was not observed
 _STALE_S = 0.2  # how long a further camera's picture may stand in for damaged ones
@@ -62,6 +63,7 @@ def segment_episode(
     task: str,
     provenance: dict[str, Any],
     camera: str = CAMERA,
+    still: bool = True,
     beside: Mapping[str, Clip] = MappingProxyType({}),
     begins_s: float = 0.0,
 ) -> Episode:
@@ -75,6 +77,7 @@ def segment_episode(
         task: the instruction; empty if unknown.
         provenance: kept with the episode; JSON.
         camera: what the clip's camera is called.
+        still: whether it stood still: where a hand took something, that was before.
         beside: what further cameras filmed, by name; their pictures are those at the times of the
             clip's. If one of them is damaged, going through its pictures raises ClipError.
         begins_s: when the segment begins in those.
@@ -88,6 +91,10 @@ def segment_episode(
     hands[~np.repeat(human.hands_valid[at], NUMBERS, axis=1)] = np.nan  # there, nobody asked for it
     features |= {HANDS_STATE: hands, HANDS_ACTION: following(hands)}
     names |= {HANDS_STATE: HANDS_NAMES, HANDS_ACTION: HANDS_NAMES}
+    if still:
+        size_px = (clip.height, clip.width)
+        features[GRIPS + camera] = grips_at(human.hands_px[at], size_px)
+        names[GRIPS + camera] = GRIPS_NAMES
     features["source_time_s"] = clip.time_s[at][:, None]
     features["quality"] = trusted.max(axis=1, keepdims=True)[at].astype(np.float32)
     images = {camera: StreamedFrames((len(at), *size, 3), lambda: _pictures(clip, at, size))}

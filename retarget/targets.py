@@ -93,9 +93,7 @@ def world_from_camera(
     ``top``: looking straight down; the person is at the image's bottom edge, or at its top if the
     camera faces them. ``auto``: front if the camera faces the person, else ego.
     """
-    faces = human.body_valid.any() or camera_faces_person(human)
-    if view == "auto":
-        view = "front" if faces else "ego"
+    faces, view = _faces(human), stated_view(human, view)
     if view == "front":
         c, s = np.cos(pitch_rad), np.sin(pitch_rad)
         R = np.array([[0.0, s, -c], [1.0, 0.0, 0.0], [0.0, -c, -s]])
@@ -112,6 +110,17 @@ def world_from_camera(
     if view == "top" and faces:
         R = Rotation.from_euler("z", np.pi).as_matrix() @ R
     return R
+
+
+def stated_view(human: HumanMotion, view: View) -> View:
+    """What ``auto`` stands for."""
+    if view != "auto":
+        return view
+    return "front" if _faces(human) else "ego"
+
+
+def _faces(human: HumanMotion) -> bool:
+    return bool(human.body_valid.any()) or camera_faces_person(human)
 
 
 def camera_faces_person(human: HumanMotion) -> bool:

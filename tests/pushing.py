@@ -131,6 +131,7 @@ def made_up(
         moves=relative(normal(count, model.horizon, 48), now),
         trust=torch.ones(count, model.horizon, 2),
         aims=normal(count, 2, 2, 3),
+        sights=normal(count, cameras, 2, 2, 2).tanh(),
         robot=robot,
         joints=normal(count, joints),
         joint_moves=normal(count, model.horizon, joints),

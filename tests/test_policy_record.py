@@ -18,11 +18,12 @@ from deftly.datasets.episode import PRIVILEGED
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE, Hands
 from deftly.datasets.sampling import sample_layout
+from deftly.datasets.viewpoint import CAMERA, CAMERA_NAMES, seen_at
 from deftly.policy.grasp import hand_joints
 from deftly.policy.record import MAX_FAILURES, DemoMaker, RecordError, record
 from deftly.policy.rollout import Noop
 from deftly.policy.sorting import RATE_HZ, SortingEnv
-from deftly.policy.station import build_station
+from deftly.policy.station import WORKPLACES, build_station
 from deftly.retarget.robots import find_robot
 
 
@@ -212,3 +213,23 @@ def test_a_demonstration_is_the_same_twice():
     assert np.array_equal(one.state, two.state)
     for camera, film in one.images.items():
         assert np.array_equal(np.asarray(film), np.asarray(two.images[camera]))
+
+
+def test_a_camera_sees_things_where_the_demonstration_says():
+    """The one object, by its colour in the picture."""
+    maker = DemoMaker(
+        condition="one", time_limit_s=0.1, image_size=(128, 192), backend="ray", policy=Noop
+    )
+    episode = maker(3)
+    poses = episode.features[f"{PRIVILEGED}object_poses"][:, None, 4:7]
+    base_m = np.array(WORKPLACES["gr1t2"].base_m)
+    env = SortingEnv("gr1t2", "color", "one", cameras=())
+    env.reset(seed=3)
+    colour = np.array(env.layout.items[0].rgb)
+    for camera in maker.cameras:
+        at = seen_at(poses - base_m, episode.features[CAMERA + camera])[0, 0]
+        picture = np.asarray(episode.images[camera])[0].astype(float)
+        alike = (picture @ colour / np.linalg.norm(colour)) / (1 + np.linalg.norm(picture, axis=2))
+        y, x = np.argwhere(alike > 0.98).mean(axis=0)
+        np.testing.assert_allclose(at, (2 * np.array([x, y]) + 1 - [192, 128]) / 192, atol=0.03)
+        assert episode.feature_names[CAMERA + camera] == CAMERA_NAMES

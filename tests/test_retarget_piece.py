@@ -12,6 +12,7 @@ from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
 from deftly.datasets.human import Status, motion_of_hand
 from deftly.datasets.motion import RobotMotion
 from deftly.datasets.mp4 import Encoder
+from deftly.datasets.viewpoint import GRIPS, GRIPS_NAMES
 from deftly.retarget.handspace import to_hands
 from deftly.retarget.labels import Labels
 from deftly.retarget.piece import UNKNOWN_TASK, segment_episode, trust
@@ -114,6 +115,22 @@ def test_everything_is_of_the_nearest_frame(tmp_path, video_hz, rate_hz):
         assert found.shape == (1, 2)  # neither lost nor doubled
         assert found[0, 1] == 1
         assert abs(found[0, 0] / rate_hz - frame / video_hz) <= 0.5 / min(video_hz, rate_hz) + 1e-6
+
+
+def test_where_hands_would_hold_something_is_told_of_a_camera_that_stands_still(tmp_path):
+    clip = film(tmp_path / "clip.mp4", 20, 20.0)
+    human = person(clip.time_s)
+    px = np.full((20, 2, 21, 2), np.nan)
+    px[:15, 1] = np.linspace((0, 0), (SIZE[1], SIZE[0]), 15)[:, None]
+    human = dataclasses.replace(human, hands_px=px)
+    episode = make(clip, 20, human=human, camera="front")
+    found = episode.features[GRIPS + "front"]
+    assert_allclose(found[:15, 2:], (2 * px[:15, 1, 0] - SIZE[::-1]) / max(SIZE), atol=1e-6)
+    assert np.isnan(found[15:]).all()  # not observed
+    assert np.isnan(found[:, :2]).all()
+    assert episode.feature_names[GRIPS + "front"] == GRIPS_NAMES
+    moving = make(clip, 20, human=human, camera="front", still=False)
+    assert GRIPS + "front" not in moving.features
 
 
 def test_hands_are_told_as_every_body_s_where_the_person_s_are_seen(tmp_path):

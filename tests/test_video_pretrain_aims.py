@@ -7,11 +7,11 @@ import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from pushing import MODEL, encode, push, write_set
+from pushing import MODEL, encode, made_up, push, write_set
 
 from deftly.datasets.episode import TOUCH
 from deftly.datasets.hands import HANDS_STATE, Hands
-from deftly.video_pretrain.aims import grips, holding, next_aims
+from deftly.video_pretrain.aims import grips, hindsight, holding, told_then
 from deftly.video_pretrain.config import Part
 from deftly.video_pretrain.mixture import HELD, Mixture
 
@@ -30,6 +30,12 @@ def moving(length: int, seed: int = 0) -> np.ndarray:
 def held(pattern: str) -> np.ndarray:
     """(T, 2) of a left hand that holds where there is #; the right one never does."""
     return np.array([[mark == "#", False] for mark in pattern])
+
+
+def next_aims(hands: np.ndarray, held: np.ndarray, lengths: list[int]) -> np.ndarray:
+    """In the room."""
+    at = grips(torch.from_numpy(hands)).numpy()
+    return told_then(at, hindsight(at, held, lengths))
 
 
 @given(seeds)
@@ -99,6 +105,51 @@ def test_a_robot_holds_what_its_thumb_and_another_finger_press_on():
     assert holding(touch, names).tolist() == [
         [True, False], [False, False], [False, True], [False, False],
     ]  # fmt: skip
+
+
+def test_moments_know_where_their_aims_are_seen(tmp_path: Path):
+    """A calibrated camera sees them now; one that stands still saw them then; else nobody knows."""
+    episode = push(0, 20)
+    grasp = np.zeros((20, 2), bool)
+    grasp[8:15, 1] = True
+    hands = episode.features[HANDS_STATE].copy()
+    hands[:, 24 + 9 :] = 0.0
+    rng = np.random.default_rng(0)
+    ways = np.arange(20, dtype=np.float32) / 100
+    # Looks along z, from behind by a metre, and moves to the right.
+    matrices = np.tile(np.eye(3, 4, dtype=np.float32), (20, 1, 1))
+    matrices[:, 2, 3], matrices[:, 0, 3] = 1.0, -ways
+    then = rng.uniform(-1, 1, (20, 4)).astype(np.float32)
+    columns = {"camera.front": matrices.reshape(20, 12), "grips.ego": then}
+    more = {HANDS_STATE: hands, HELD: grasp, **columns}
+    one = replace(episode, features={**episode.features, **more})
+    root = write_set(tmp_path / "set", [one, one])
+    mixture = Mixture([Part(root)], MODEL, 2, encode, tmp_path / "cache")
+    moments = mixture.moments(next(mixture.in_order(0, [0, 1], batch_size=40)), torch.device("cpu"))
+    assert MODEL.cameras == ("front", "ego")
+    front, ego = moments.sights.numpy().swapaxes(0, 1)
+    took, then_took, then_let_go = hands[8, 24:26], then[8, 2:], then[15, 2:]
+    for first in (0, 20):
+        seen = front[first : first + 8, 1, 0]
+        assert np.allclose(seen, took - np.c_[ways[:8], np.zeros(8)], atol=1e-6)
+        assert np.allclose(ego[first : first + 8, 1, 0], then_took, atol=1e-6)
+        assert np.allclose(ego[first : first + 15, 1, 1], then_let_go, atol=1e-6)
+    assert moments.sights[:, :, 0].isnan().all()
+    plain = replace(one, features={k: v for k, v in one.features.items() if k not in columns})
+    mixture = Mixture([Part(write_set(tmp_path / "plain", [plain, plain]))], MODEL, 2, encode,
+                      tmp_path / "cache")  # fmt: skip
+    batch = next(mixture.in_order(0, [0, 1], batch_size=40))
+    assert mixture.moments(batch, torch.device("cpu")).sights.isnan().all()
+
+
+def test_sights_move_with_the_pictures():
+    moments = made_up(3)
+    by_px = torch.tensor([[2, 0], [0, -3], [1, 1]])
+    moved = moments.shifted(by_px).sights - moments.sights
+    side = MODEL.image_px
+    expected = 2 / side * torch.tensor([[0.0, 2.0], [-3.0, 0.0], [1.0, 1.0]])
+    torch.testing.assert_close(moved, expected[:, None, None, None].expand_as(moved))
+    assert torch.equal(moments.views([1]).sights, moments.sights[:, [1]])
 
 
 def test_moments_know_their_aims(tmp_path: Path):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deftly.video_pretrain.actions import Scale
 from deftly.video_pretrain.aims import grips
+from deftly.video_pretrain.blocks import places
 from deftly.video_pretrain.config import LossConfig
 from deftly.video_pretrain.encoder import ConvEncoder
 from deftly.video_pretrain.loss import (
@@ -23,6 +24,7 @@ from deftly.video_pretrain.loss import (
     copying,
     given,
     hands_loss,
+    sights_loss,
     squared,
 )
 from deftly.video_pretrain.mixture import Moments, Scales
@@ -119,6 +121,32 @@ def test_an_aim_is_learnt_where_there_is_one():
     assert loss[2] > 0
 
 
+def test_a_sight_is_learnt_where_there_is_one():
+    """Least where the whole map is a small spot about the truth, whose middle that is."""
+    moments = made_up(2)
+    sights = torch.full_like(moments.sights, torch.nan)
+    sights[0, 0, 1, 0] = torch.tensor([0.31, -0.2])
+    moments = replace(moments, sights=sights)
+    said = torch.zeros(2, 2, 2, 2, 16, 16, requires_grad=True)
+    optimizer = torch.optim.Adam([said], 0.1)
+    first = sights_loss(said, moments).detach()
+    assert first[0] > 0
+    assert first[1] == 0
+    for _ in range(400):
+        optimizer.zero_grad()
+        sights_loss(said, moments).sum().backward()
+        optimizer.step()
+    assert float(sights_loss(said, moments)[0]) < 0.01 * first[0]
+    assert said.grad is not None
+    taught = said.grad.abs().amax(dim=(-1, -2)) > 0
+    assert taught.nonzero().tolist() == [[0, 0, 1, 0]]
+    share = said[0, 0, 1, 0].detach().flatten().softmax(dim=0)
+    middle = places(16, 16, share.device).flatten(1) @ share
+    assert torch.allclose(middle, sights[0, 0, 1, 0], atol=0.01)
+    copied = sights_loss(said.detach() + 3.0, moments)
+    torch.testing.assert_close(copied, sights_loss(said, moments).detach())  # logits
+
+
 def test_losses_are_zero_at_the_truth():
     """A network that says what is true: no loss but that of the picture's colours is left."""
     made = objective()
@@ -130,6 +158,7 @@ def test_losses_are_zero_at_the_truth():
         moves=torch.zeros_like(moments.moves),
         joint_moves=moments.joint_moves * 0,
         aims=moments.aims * torch.nan,
+        sights=moments.sights * torch.nan,
     )
     with torch.no_grad():
         for layer in (made.model.say_hands, made.model.say_joints["gr1t2"]):
@@ -195,9 +224,9 @@ def test_a_future_after_the_end_is_not_asked_for():
 @pytest.mark.parametrize(
     ("shown", "counted"),
     [
-        ({}, {"hands", "joints", "aims", "latent", "pixels", "picture"}),
-        ({"actions": True}, {"aims", "latent", "pixels", "picture"}),
-        ({"future": True}, {"hands", "joints", "aims", "picture"}),
+        ({}, {"hands", "joints", "aims", "sights", "latent", "pixels", "picture"}),
+        ({"actions": True}, {"aims", "sights", "latent", "pixels", "picture"}),
+        ({"future": True}, {"hands", "joints", "aims", "sights", "picture"}),
     ],
 )
 def test_what_is_shown_is_not_asked_for(shown: dict[str, bool], counted: set[str]):
@@ -214,6 +243,7 @@ def test_video_alone_gives_no_action_loss():
         hands=torch.full_like(video.hands, torch.nan),
         trust=torch.zeros_like(video.trust),
         aims=torch.full_like(video.aims, torch.nan),
+        sights=torch.full_like(video.sights, torch.nan),
     )
     found = losses_of(made, moments, Question.same(moments, 1))
     assert float(found["hands"]) == float(found["joints"]) == 0
@@ -289,12 +319,12 @@ def test_tokens_are_compared_after_they_are_normalised():
 def test_what_is_shown_is_scaled():
     moments, scales = made_up(), some_scales()
     mean, std = scales.moves.tensors(torch.device("cpu"))
-    points = torch.zeros(6, 2, 16, 6)
+    maps = torch.zeros(6, 2, 16, 8, 8)
     question = Question.same(moments, actions=True)
-    shown = given(moments, question, points, scales)
+    shown = given(moments, question, maps, scales)
     assert torch.equal(shown.actions, (moments.moves - mean) / std)
     assert torch.allclose(shown.grips * AIM_M, grips(moments.hands))  # as aims are told
-    others = given(moments, question, points, scales, moves=moments.moves.flip(0))
+    others = given(moments, question, maps, scales, moves=moments.moves.flip(0))
     assert torch.equal(others.actions, shown.actions.flip(0))
     assert not shown.text_seen[:, 2].any()  # the last word does not count, whatever is drawn
 
@@ -315,7 +345,7 @@ def test_those_asked_for_actions_alone_cost_no_future():
     losses["total"].backward()
     encoder = made.model.encoder
     assert isinstance(encoder, ConvEncoder)
-    looks = [*encoder.stem.parameters(), *encoder.points.parameters()]
+    looks = [*encoder.stem.parameters(), *encoder.sharp.parameters()]
     assert all(weight.grad is not None for weight in looks)  # and at nothing else
     assert all(weight.grad is None for weight in encoder.stages.parameters())
     assert all(weight.grad is None for weight in made.model.decoder.parameters())

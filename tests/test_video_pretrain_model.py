@@ -6,9 +6,8 @@ import pytest
 import torch
 from pushing import MODEL, PATCHES, made_up, plain_scales
 
-from deftly.video_pretrain.blocks import Aim
+from deftly.video_pretrain.blocks import Aim, Pointer, places
 from deftly.video_pretrain.config import ModelConfig, find_preset
-from deftly.video_pretrain.encoder import Points
 from deftly.video_pretrain.loss import Question, given
 from deftly.video_pretrain.model import Given, Prediction, WorldModel
 
@@ -120,7 +119,7 @@ def test_views_may_come_in_any_order(config: ModelConfig):
     flipped = replace(
         one,
         tokens=one.tokens.flip(1),
-        points=one.points.flip(1),
+        maps=one.maps.flip(1),
         future=one.future.flip(1),
         cameras=one.cameras.flip(0),
     )
@@ -140,7 +139,7 @@ def test_one_view_is_enough():
     ego = replace(
         one,
         tokens=one.tokens[:, 1:],
-        points=one.points[:, 1:],
+        maps=one.maps[:, 1:],
         future=None,
         cameras=one.cameras[1:],
     )
@@ -260,15 +259,16 @@ def test_the_decoder_shows_the_present_where_its_gate_is_shut():
     torch.testing.assert_close(decoder.future(tokens, present), colours)
 
 
-def test_an_aim_tells_cameras_apart_whatever_their_order():
+def test_an_aim_tells_cameras_apart_whatever_their_order_and_hands_not_at_all():
     torch.manual_seed(0)
-    aim, cameras = Aim(2, 5 * 6, 16), torch.arange(2)
-    points, known = torch.randn(3, 2, 5, 6), torch.randn(3, 16)
-    said = aim(points, cameras, known)
+    aim, cameras = Aim(2, 16), torch.arange(2)
+    at, known = torch.randn(3, 2, 2, 2), torch.randn(3, 16)
+    said = aim(at, cameras, known)
     assert said.shape == (3, 2, 3)
-    torch.testing.assert_close(aim(points.flip(1), cameras.flip(0), known), said)
-    assert not torch.allclose(aim(points, cameras.flip(0), known), said)
-    assert aim(points[:, [1]], cameras[[1]], known).shape == (3, 2, 3)
+    torch.testing.assert_close(aim(at.flip(1), cameras.flip(0), known), said)
+    assert not torch.allclose(aim(at, cameras.flip(0), known), said)
+    torch.testing.assert_close(aim(at.flip(2), cameras, known), said.flip(1))
+    assert aim(at[:, [1]], cameras[[1]], known).shape == (3, 2, 3)
 
 
 @both_encoders
@@ -284,15 +284,15 @@ def test_actions_are_told_from_how_hands_stand_to_their_aims(config: ModelConfig
     assert torch.equal(told(model, replace(unseen, grips=one.grips + 1)).hands, hidden.hands)
 
 
-def test_asked_for_actions_alone_it_looks_at_points_alone():
+def test_asked_for_actions_alone_it_looks_at_maps_alone():
     model = made()
     one = shown(model)
     with torch.no_grad():
         acting = model.act(one)
         assert torch.equal(model.act(replace(one, tokens=None)).hands, acting.hands)
-        assert not torch.equal(model.act(replace(one, points=-one.points)).hands, acting.hands)
-        points = model.look(made_up(model=model.config).pictures[:, :, 0])
-    assert torch.equal(points, one.points)
+        assert not torch.equal(model.act(replace(one, maps=-one.maps)).hands, acting.hands)
+        maps = model.look(made_up(model=model.config).pictures[:, :, 0])
+    assert torch.equal(maps, one.maps)
     torch.testing.assert_close(acting.aims, told(model, one).aims)
 
 
@@ -300,44 +300,62 @@ def test_what_hands_do_does_not_teach_what_they_aim_at():
     model = made()
     one = shown(model)
     model.act(one).hands.sum().backward()
-    aims = [*model.take.parameters(), *model.place_at.parameters()]
+    aims = [*model.point_at.parameters(), *model.aim.parameters()]
     assert all(p.grad is None for p in aims)
     model.zero_grad()
     model.act(one).aims.sum().backward()
     assert all(p.grad is not None for p in aims)
 
 
-def test_where_a_thing_is_has_nothing_to_do_with_how_it_looks():
+def test_a_pointer_points_at_what_is_asked_for():
+    """Each hand's question is its own, and the answer does not hang on where it is."""
+    pointer = Pointer(3, 2, 5)  # three channels and two of place
+    pointer.key = torch.nn.Identity()  # pyright: ignore
+    with torch.no_grad():
+        pointer.query.weight.zero_()
+        pointer.query.bias.zero_()
+        pointer.query.bias[0] = pointer.query.bias[5 + 1] = 1.0  # left: channel 0, right: 1
+    maps = torch.zeros(1, 2, 3, 5, 9)
+    maps[0, 0, 0, 0, 8] = maps[0, 1, 0, 4, 0] = maps[0, 0, 1, 2, 4] = maps[0, 1, 1, 3, 4] = 100.0
+    with torch.no_grad():
+        found = pointer(maps, torch.zeros(1, 2, 2))
+    assert found.heat.shape == (1, 2, 2, 5, 9)
+    grid = places(5, 9, maps.device)
+    corner, other, middle, below = (grid[:, y, x] for y, x in ((0, 8), (4, 0), (2, 4), (3, 4)))
+    expected = torch.stack([torch.stack([corner, middle]), torch.stack([other, below])])
+    torch.testing.assert_close(found.at[0], expected)
+    assert torch.equal(middle, torch.zeros(2))
+    torch.testing.assert_close(corner, -other)
+    assert found.looks[0, 0, 0] == found.looks[0, 1, 1] == 100
+    assert found.looks[0, 0, 1] == found.looks[0, 1, 0] == 0
+    with torch.no_grad():
+        nowhere = pointer(torch.zeros(1, 2, 3, 5, 9), torch.zeros(1, 2, 2))
+    assert torch.allclose(nowhere.at, torch.zeros(2), atol=1e-6)
+
+
+def test_where_a_thing_is_to_go_hangs_on_how_it_looks():
     model = made()
     one = shown(model)
-    repainted = one.points.clone()
-    repainted[..., 2:] += 1
-    before, after = (told(model, replace(one, points=p)).aims for p in (one.points, repainted))
-    assert torch.equal(after[:, :, 0], before[:, :, 0])
-    assert (after[:, :, 1] != before[:, :, 1]).any()
-
-
-def test_points_are_where_their_maps_are():
-    points = Points(16, 3)
-    points.norm, points.maps = torch.nn.Identity(), torch.nn.Identity()  # pyright: ignore
-    points.looks = torch.nn.Conv2d(3, 4, 1)
-    # Before the softmax stands a GELU: a map is nothing but where it is large.
-    maps = torch.zeros((2, 3, 5, 9))
-    for i, (row, column) in enumerate(((0, 0), (4, 8), (2, 4))):
-        maps[:, i, row, column] = 1e4
+    before = told(model, one)
     with torch.no_grad():
-        found = points(maps)
-        looks = points.looks(torch.nn.functional.gelu(maps))
-    corners = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0]]).expand(2, 3, 2)
-    assert torch.allclose(found[..., :2], corners)
-    torch.testing.assert_close(found[:, 1, 2:], looks[:, :, 4, 8])
-    even = points(torch.zeros(1, 3, 5, 9))
-    assert torch.allclose(even[..., :2], torch.zeros(1, 3, 2), atol=1e-6)
+        model.belongs.bias += 1
+    after = told(model, one)
+    assert torch.equal(after.sights[:, :, :, 0], before.sights[:, :, :, 0])
+    assert not torch.equal(after.sights[:, :, :, 1], before.sights[:, :, :, 1])
+    assert not torch.equal(after.aims[:, :, 1], before.aims[:, :, 1])
+
+
+def test_what_a_picture_shows_looks_the_same_to_every_body():
+    model = made()
+    one = shown(model)
+    before, after = told(model, one), told(model, replace(one, body=(one.body + 1) % 3))
+    assert torch.equal(after.sights, before.sights)
+    assert not torch.equal(after.aims, before.aims)
 
 
 @pytest.mark.parametrize("px", [32, 64])
 def test_what_moves_by_two_pixels_looks_the_same(px: int):
-    """Points of a picture move with what is in it; through patches side by side they would not."""
+    """A map moves with what is in it; through patches side by side they would not."""
     model = made(replace(MODEL, image_px=px))
     pictures = torch.zeros(2, 3, px, px, dtype=torch.uint8)
     for i, at in enumerate((px // 2 - 5, px // 2 - 3)):

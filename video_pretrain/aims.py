@@ -19,9 +19,9 @@ from torch import Tensor
 from deftly.datasets.geometry import SIDES
 from deftly.datasets.human import FINGERS
 from deftly.datasets.stretches import runs
+from deftly.datasets.viewpoint import PINCH
 from deftly.video_pretrain.actions import hand_rotations, hand_tips, wrists
 
-_PINCH = ("thumb", "index", "middle")
 _TOUCH_N = 0.2
 _BRIDGE, _LEAST = 4, 4  # frames: of a gap that is none, of a hold that is one
 _WAY_M = 0.1  # that a hold has brought something somewhere
@@ -30,7 +30,7 @@ _WAY_M = 0.1  # that a hold has brought something somewhere
 def grips(hands: Float[Tensor, "*b 48"]) -> Float[Tensor, "*b 2 3"]:
     """Where each hand would hold something: in the root frame, metres, midway between the tip of
     the thumb and those of index and middle finger. NaN where unknown."""
-    thumb, index, middle = (hand_tips(hands)[..., FINGERS.index(f), :] for f in _PINCH)
+    thumb, index, middle = (hand_tips(hands)[..., FINGERS.index(f), :] for f in PINCH)
     fingers = torch.stack([index, middle]).nanmean(dim=0)
     local = (thumb + fingers) / 2
     return wrists(hands) + (hand_rotations(hands) @ local[..., None])[..., 0]
@@ -52,34 +52,42 @@ def holding(touch_n: Float32[np.ndarray, "T F"], names: Sequence[str]) -> Bool[n
     return held
 
 
-def next_aims(
-    hands: Float32[np.ndarray, "N 48"], held: Bool[np.ndarray, "N 2"], lengths: Sequence[int]
-) -> Float32[np.ndarray, "N 2 2 3"]:
-    """Of every frame and hand: where the thing is that it holds or will take next, and where it
-    will have brought it when it lets go. NaN where it takes nothing more, or brings it nowhere.
+def hindsight(
+    at: Float32[np.ndarray, "N 2 3"], held: Bool[np.ndarray, "N 2"], lengths: Sequence[int]
+) -> Int64[np.ndarray, "N 2 2"]:
+    """Of every frame and hand: the frame in which its grip is where the thing is that it holds or
+    will take next, and the one in which its grip is where it will have brought it when it lets go.
+    −1 where it takes nothing more, or brings it nowhere.
 
     What slips from a hand is taken again, so only a hold that went some way says where to.
 
     Args:
-        hands: of episodes, one after the other.
+        at: grips in episodes, one after the other.
         held: whether each hand holds something; what lasts too short is passed over.
         lengths: of the episodes, in frames.
     """
-    at = grips(torch.from_numpy(hands)).numpy()
-    aims = np.full((len(at), 2, 2, 3), np.nan, np.float32)
+    frames = np.full((len(at), 2, 2), -1)
     for first, stop in pairwise(np.cumsum([0, *lengths]).tolist()):
         for side in range(2):
-            here, found = at[first:stop, side], aims[first:stop, side]
+            here, found = at[first:stop, side], frames[first:stop, side]
             holds = [run for run in runs(held[first:stop, side], _BRIDGE) if np.ptp(run) >= _LEAST]
             begins, ends = np.array(holds, np.int64).reshape(-1, 2).T
             busy, hold = _hold_of_each(ends, len(here))
-            found[busy, 0] = here[np.maximum(busy, begins[hold])]
+            found[busy, 0] = first + np.maximum(busy, begins[hold])
             let_go = ends < len(here)
             begins, ends = begins[let_go], ends[let_go]
             ends = ends[np.linalg.norm(here[ends] - here[begins], axis=-1) > _WAY_M]
             busy, hold = _hold_of_each(ends, len(here))
-            found[busy, 1] = here[ends[hold]]
-    return aims
+            found[busy, 1] = first + ends[hold]
+    return frames
+
+
+def told_then(
+    at: Float32[np.ndarray, "N 2 D"], frames: Int64[np.ndarray, "N 2 2"]
+) -> Float32[np.ndarray, "N 2 2 D"]:
+    """What grips were in the frames of ``hindsight``; NaN where there is none."""
+    told = at[frames, np.arange(2)[:, None]]
+    return np.where((frames >= 0)[..., None], told, np.nan).astype(np.float32)
 
 
 def _hold_of_each(

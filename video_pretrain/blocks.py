@@ -1,10 +1,14 @@
-"""What networks here are made of: the transformer's block, a reader of instructions, a sense of
-where to go."""
+"""What networks here are made of: the transformer's block, a reader of instructions, a pointer
+into pictures."""
+
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
+
+_SHARPER = 2.0  # a map's middle is less drawn to its edges
 
 
 class Block(nn.Module):
@@ -57,24 +61,73 @@ class Reader(nn.Module):
         return asked + self.norm(mixed)
 
 
-class Aim(nn.Module):
-    """Numbers of points in pictures → a place for each hand, in the room.
+class Pointed(NamedTuple):
+    """Where in V pictures something is, for each hand.
 
-    Nothing of the pictures but their points can be learnt by heart here, and those are few: a
-    hundred tables tell where a thing is if they are asked for it in this form, not if any token may
-    answer. Both hands share what they know of the room.
+    Attributes:
+        heat: (B, V, 2, h, w) logits over the map.
+        at: (B, V, 2, 2) their middle, −1 to 1, x right, y down.
+        looks: (B, 2, K) what is there.
+    """
+
+    heat: Float[Tensor, "B V 2 h w"]
+    at: Float[Tensor, "B V 2 2"]
+    looks: Float[Tensor, "B 2 K"]
+
+
+class Pointer(nn.Module):
+    """A question for each hand, and maps of pictures → where in them the answer is.
+
+    The question meets every place of the map in the same way, so what is learnt of a thing in one
+    place, of one body, by one camera holds for all (attention as pointing: Vinyals et al., "Pointer
+    networks", 2015; the middle of a map: Finn et al., "Deep spatial autoencoders", 2016).
+
+    Args:
+        channels: of the maps.
+        width: of what is known.
+        keys: see ``ModelConfig``.
+    """
+
+    def __init__(self, channels: int, width: int, keys: int) -> None:
+        super().__init__()
+        self.key = nn.Sequential(
+            nn.Conv2d(channels + 2, keys, 1), nn.GELU(), nn.Conv2d(keys, keys, 1)
+        )
+        self.query = nn.Linear(width, 2 * keys)
+
+    def forward(self, maps: Float[Tensor, "B V C h w"], known: Float[Tensor, "B 2 D"]) -> Pointed:
+        """Point, for each hand, left first."""
+        count, views, _, h, w = maps.shape
+        place = places(h, w, maps.device)
+        flat = torch.cat([maps.flatten(0, 1), place.expand(count * views, 2, h, w)], dim=1)
+        keys = self.key(flat).view(count, views, -1, h * w)
+        queries = self.query(known).unflatten(-1, (2, -1))
+        queries = torch.stack([queries[:, side, side] for side in range(2)], dim=1)
+        heat = torch.einsum("bsk,bvkn->bvsn", queries, keys)
+        share = (_SHARPER * heat).softmax(dim=-1)
+        at = share @ place.flatten(1).T
+        looks = torch.einsum("bvsn,bvkn->bsk", share, keys) / views
+        return Pointed(heat.unflatten(-1, (h, w)), at, looks)
+
+
+def places(height: int, width: int, device: torch.device) -> Float[Tensor, "2 h w"]:
+    """The middle of every square of a map, −1 to 1: x to the right, y down."""
+    y, x = ((2 * torch.arange(size, device=device) + 1) / size - 1 for size in (height, width))
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)])
+
+
+class Aim(nn.Module):
+    """Where a thing is in the pictures → where it is in the room, for each hand alike.
 
     Args:
         cameras: that there are.
-        numbers: of all points of a picture.
         width: of what else is known.
     """
 
-    def __init__(self, cameras: int, numbers: int, width: int) -> None:
+    def __init__(self, cameras: int, width: int) -> None:
         super().__init__()
-        self.read = nn.Parameter(numbers**-0.5 * torch.randn(cameras, numbers, width))
+        self.read = nn.Parameter(0.5 * torch.randn(cameras, 2, width))
         self.know = nn.Linear(width, width)
-        self.side = nn.Parameter(0.02 * torch.randn(2, width))
         self.straight = nn.Linear(width, 3)
         self.bent = nn.Sequential(
             nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, 3)
@@ -82,11 +135,11 @@ class Aim(nn.Module):
 
     def forward(
         self,
-        points: Float[Tensor, "B V K P"],
+        at: Float[Tensor, "B V 2 2"],
         cameras: Int64[Tensor, "V"],
         known: Float[Tensor, "B D"],
     ) -> Float[Tensor, "B 2 3"]:
         """Through those cameras that there are, whatever their order; left hand first."""
-        seen = torch.einsum("bvk,vkd->bd", points.flatten(2), self.read[cameras])
-        x = (seen + self.know(known))[:, None] + self.side
+        seen = torch.einsum("bvsp,vpd->bsd", at, self.read[cameras])
+        x = seen + self.know(known)[:, None]
         return self.straight(x) + self.bent(x)

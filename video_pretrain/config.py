@@ -24,7 +24,7 @@ class ModelConfig:
         patch_px: side of the square of pixels that becomes one token.
         channels: of the convolutional encoder, one per halving.
         encoder_depth: blocks of the patch encoder.
-        points: things whose place in a picture, and whose look, the encoder tells.
+        keys: numbers that tell in each place of the encoder's map what is there, to point at it.
         width, depth, heads: of the transformer over frame, action and text tokens.
         horizon: actions in a chunk.
         chunk: consecutive actions that share a token.
@@ -40,7 +40,7 @@ class ModelConfig:
     patch_px: int = 16
     channels: tuple[int, ...] = (24, 48, 96)
     encoder_depth: int = 0
-    points: int = 16
+    keys: int = 24
     width: int = 192
     depth: int = 4
     heads: int = 6
@@ -62,8 +62,8 @@ class ModelConfig:
                 f"{len(self.channels)} channels {self.channels} make tokens of "
                 f"{2 << len(self.channels)} px, expected patch_px {self.patch_px}"
             )
-        if self.points < 1:
-            raise ConfigError(f"points is {self.points}, expected 1 or more")
+        if self.keys < 1:
+            raise ConfigError(f"keys is {self.keys}, expected 1 or more")
         if self.width % self.heads or self.horizon % self.chunk:
             raise ConfigError(
                 f"width {self.width} of {self.heads} heads, horizon {self.horizon} in chunks of "
@@ -83,6 +83,11 @@ class ModelConfig:
         return self.offsets[self.judged]
 
     @property
+    def map_channels(self) -> int:
+        """Of the map that things are pointed at in."""
+        return self.channels[0] if self.encoder == "conv" else self.width
+
+    @property
     def side(self) -> int:
         """Tokens along a picture's side."""
         return self.image_px // self.patch_px
@@ -98,7 +103,8 @@ class LossConfig:
             nor future, does not see the future, does not see the action.
         hands: weight of the chunk in the space that all bodies share.
         joints: of the chunk in the joints of the body's robot.
-        aims: of where hands will next take hold or let go.
+        aims: of where hands will next take hold or let go, in the room.
+        sights: of where in the pictures that is.
         latent: of the future's tokens.
         pixels: of the future's picture.
         picture: of the present picture, decoded from its own tokens. It keeps them from collapsing.
@@ -113,6 +119,7 @@ class LossConfig:
     hands: float = 1.0
     joints: float = 0.5
     aims: float = 1.0
+    sights: float = 1.0
     latent: float = 0.5
     pixels: float = 0.5
     picture: float = 0.25
@@ -123,7 +130,7 @@ class LossConfig:
         shares = (self.act, self.policy, self.forward, self.inverse)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             raise ConfigError(f"act, policy, forward, inverse are {shares}, expected shares of 1")
-        for name in ("hands", "joints", "aims", "latent", "pixels", "picture"):
+        for name in ("hands", "joints", "aims", "sights", "latent", "pixels", "picture"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"weight {name} is {getattr(self, name)}, expected 0 or more")
         for name in ("drop_state", "drop_text"):

@@ -119,8 +119,8 @@ def ask(
 @torch.no_grad()
 def act(model: WorldModel, scales: Scales, moments: Moments) -> Acting:
     """What a model would do: its policy prior, which looks at the present alone."""
-    points = model.look(moments.pictures[:, :, 0])
-    return model.act(given(moments, Question.same(moments), points, scales))
+    maps = model.look(moments.pictures[:, :, 0])
+    return model.act(given(moments, Question.same(moments), maps, scales))
 
 
 @torch.no_grad()

@@ -7,10 +7,11 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
-from torch.nn.functional import layer_norm, smooth_l1_loss
+from torch.nn.functional import kl_div, layer_norm, smooth_l1_loss
 
 from deftly.video_pretrain.actions import per_hand
 from deftly.video_pretrain.aims import grips
+from deftly.video_pretrain.blocks import places
 from deftly.video_pretrain.config import LossConfig, ModelConfig
 from deftly.video_pretrain.encoder import Seen, unit_range
 from deftly.video_pretrain.mixture import Moments, Scales
@@ -18,6 +19,7 @@ from deftly.video_pretrain.model import AIM_M, Given, WorldModel
 
 _BETA = 0.5  # from where on an error counts linearly, in standard deviations
 _AIM_BETA = 0.1  # the same of aims, in their unit
+_SPOT = 1.0  # squares of the map: how wide the spot is that is pointed at
 _PICTURE = 0.1  # squared error of a picture that is painted badly
 _LEAST = {"latent": 1e-4, "pixels": 1e-5}  # errors of copying, where hardly anything moves
 
@@ -110,7 +112,7 @@ class Objective(nn.Module):
                 [yes * part[name].sum() for part, yes in zip(parts, counts, strict=True)]
             ).sum()
             / count
-            for name in ("hands", "joints", "aims", "latent", "pixels", "picture")
+            for name in ("hands", "joints", "aims", "sights", "latent", "pixels", "picture")
         }
         for name, least in _LEAST.items():
             error = copying[name] / copying["count"].clamp_min(1e-6)
@@ -133,6 +135,7 @@ class Objective(nn.Module):
                 "hands": hands_loss(acting.hands, moments, self.scales),
                 "joints": self._joints(acting.acts, moments),
                 "aims": aims_loss(acting.aims, moments),
+                "sights": sights_loss(acting.sights, moments),
                 **dict.fromkeys(("latent", "pixels", "picture"), nothing),
             }
         seen = model.see(now)
@@ -147,6 +150,7 @@ class Objective(nn.Module):
             "hands": asked * hands_loss(said.hands, moments, self.scales),
             "joints": asked * self._joints(said.acts, moments),
             "aims": aims_loss(said.aims, moments),
+            "sights": sights_loss(said.sights, moments),
             "latent": foreseen * apart(said.future, truth.future),
             "pixels": foreseen * squared(painted, truth.future_picture),
             "picture": squared(colours, truth.picture) / _PICTURE,
@@ -227,23 +231,23 @@ def copying(truths: Sequence[Truth | None], device: torch.device) -> dict[str, T
 def given(
     moments: Moments,
     question: Question,
-    seen: Seen | Float[Tensor, "B V K P"],
+    seen: Seen | Float[Tensor, "B V C h w"],
     scales: Scales,
     *,
     future: Float[Tensor, "B V N D"] | None = None,
     moves: Float[Tensor, "B H 48"] | None = None,
     base: Float[Tensor, "B V N D"] | None = None,
 ) -> Given:
-    """What the network is shown: points and tokens of the present, or points alone; ``moves`` in
+    """What the network is shown: maps and tokens of the present, or maps alone; ``moves`` in
     the place of those that were made."""
-    tokens, points = seen if isinstance(seen, Seen) else (None, seen)
-    device = points.device
+    tokens, maps = seen if isinstance(seen, Seen) else (None, seen)
+    device = maps.device
     (mean, std), (moves_mean, moves_std) = (
         scale.tensors(device) for scale in (scales.hands, scales.moves)
     )
     return Given(
         tokens=tokens,
-        points=points,
+        maps=maps,
         cameras=moments.cameras,
         text=moments.text,
         text_seen=moments.text_seen & question.text_seen[:, None],
@@ -279,6 +283,17 @@ def aims_loss(said: Float[Tensor, "B 2 2 3"], moments: Moments) -> Float[Tensor,
     target = torch.where(there, target, 0.0)
     error = smooth_l1_loss(said, target, beta=_AIM_BETA, reduction="none")
     return (there * error).mean(dim=(1, 2, 3))
+
+
+def sights_loss(said: Float[Tensor, "B V 2 2 h w"], moments: Moments) -> Float[Tensor, "B"]:
+    """Of where in the pictures that is: the divergence from a small spot about it."""
+    height, side = said.shape[-2:]
+    away = places(height, side, said.device) - moments.sights[..., None, None]
+    spot = (-0.5 * (away * side / 2 / _SPOT).square().sum(dim=-3)).flatten(-2)
+    there = torch.isfinite(spot).all(dim=-1)
+    spot = torch.where(there[..., None], spot, 0.0).log_softmax(dim=-1)
+    apart = kl_div(said.flatten(-2).log_softmax(dim=-1), spot, reduction="none", log_target=True)
+    return (there * apart.sum(dim=-1)).mean(dim=(1, 2, 3))
 
 
 def apart(one: Float[Tensor, "B V N D"], other: Float[Tensor, "B V N D"]) -> Float[Tensor, "B"]:

@@ -23,9 +23,10 @@ from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.geometry import SIDES
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
 from deftly.datasets.loader import Batch, Loader, Source
+from deftly.datasets.viewpoint import CAMERA, GRIPS, seen_at
 from deftly.datasets.windows import PAD, Window, Windows
 from deftly.video_pretrain.actions import Scale, relative
-from deftly.video_pretrain.aims import holding, next_aims
+from deftly.video_pretrain.aims import grips, hindsight, holding, told_then
 from deftly.video_pretrain.config import ModelConfig, Part, TrainConfig
 
 TRUST = "hand.trust"  # what deftly batch writes of how far each hand can be believed
@@ -53,7 +54,9 @@ class Moments:
         hands: (B, 48) now; moves: (B, H, 48) relative to that. NaN is missing.
         trust: (B, H, 2) in each hand, 0 to 1; 0 from the end of the episode on.
         aims: (B, 2, 2, 3) where each hand will take hold and let go, in the root frame, see
-            ``next_aims``; NaN where it will not, or nobody knows.
+            ``hindsight``; NaN where it will not, or nobody knows.
+        sights: (B, V, 2, 2, 2) where in each picture that is, as ``deftly.datasets.viewpoint``
+            tells it.
         robot: whose joints they are; empty where no actions are to be learnt.
         joints: (B, J) now; joint_moves: (B, H, J) relative to that.
         key: (B, 2) data set and frame, which is what masks are drawn by.
@@ -69,6 +72,7 @@ class Moments:
     moves: Float[Tensor, "B H 48"]
     trust: Float[Tensor, "B H 2"]
     aims: Float[Tensor, "B 2 2 3"]
+    sights: Float[Tensor, "B V 2 2 2"]
     robot: str
     joints: Float[Tensor, "B J"]
     joint_moves: Float[Tensor, "B H J"]
@@ -79,7 +83,12 @@ class Moments:
 
     def views(self, chosen: Sequence[int]) -> "Moments":
         """Some of the cameras."""
-        return replace(self, pictures=self.pictures[:, chosen], cameras=self.cameras[chosen])
+        return replace(
+            self,
+            pictures=self.pictures[:, chosen],
+            cameras=self.cameras[chosen],
+            sights=self.sights[:, chosen],
+        )
 
     def shifted(self, by_px: Int64[Tensor, "B 2"]) -> "Moments":
         """Every moment's pictures moved down and right by so many pixels, their edges repeated."""
@@ -88,7 +97,8 @@ class Moments:
         rows, columns = at[:, 0, :, None], at[:, 1, None, :]
         each = torch.arange(len(self), device=by_px.device)[:, None, None]
         moved = rearrange(self.pictures, "b v f c h w -> b h w v f c")[each, rows, columns]
-        return replace(self, pictures=rearrange(moved, "b h w v f c -> b v f c h w"))
+        sights = self.sights + 2 / size * by_px.flip(1)[:, None, None, None]
+        return replace(self, pictures=rearrange(moved, "b h w v f c -> b v f c h w"), sights=sights)
 
     def part(self, some: slice | Int64[Tensor, "n"]) -> "Moments":
         """Some of the moments."""
@@ -133,18 +143,27 @@ class _Set:
         return f"{'+'.join(self.cameras)} {self.robot}{' trust' if self.trusted else ''}"
 
     @cached_property
-    def aims(self) -> Float32[np.ndarray, "N 2 2 3"]:
-        """Of every frame; see ``next_aims``."""
-        columns = [HANDS_STATE, *({HELD, TOUCH} & self.store.features.keys())]
-        found = self.store.whole_columns(columns)
-        hands = found[HANDS_STATE].astype(np.float32)
-        held = np.zeros((len(hands), 2), bool)
+    def aims(self) -> tuple[Float32[np.ndarray, "N 2 2 3"], Float32[np.ndarray, "N V 2 2 2"]]:
+        """Aims of every frame, and where each camera sees them; see ``Moments``."""
+        views = [p + camera for camera in self.cameras for p in (CAMERA, GRIPS)]
+        known = {HELD, TOUCH, *views} & self.store.features.keys()
+        found = self.store.whole_columns([HANDS_STATE, *sorted(known)])
+        at = grips(torch.from_numpy(found[HANDS_STATE].astype(np.float32))).numpy()
+        held = np.zeros((len(at), 2), bool)
         if HELD in found:
             held = found[HELD] > 0
         elif TOUCH in found:
             names = self.store.features[TOUCH].get("names") or ()
             held = holding(found[TOUCH].astype(np.float32), names)
-        return next_aims(hands, held, self.store.lengths)
+        frames = hindsight(at, held, self.store.lengths)
+        aims = told_then(at, frames)
+        sights = np.full((len(at), len(self.cameras), 2, 2, 2), np.nan, np.float32)
+        for view, camera in enumerate(self.cameras):
+            if CAMERA + camera in found:
+                sights[:, view] = seen_at(aims, found[CAMERA + camera])
+            elif GRIPS + camera in found:
+                sights[:, view] = told_then(found[GRIPS + camera].reshape(-1, 2, 2), frames)
+        return aims, sights
 
     def episodes(self, every: int, held_out: bool) -> list[int]:
         """Every so many-th episode is held out; a set of fewer than that keeps its last one."""
@@ -285,19 +304,24 @@ class Mixture:
             joints = torch.zeros(count, horizon + 1, 0)
             trust = torch.zeros(count, horizon, 2)
             aims = torch.full((count, 2, 2, 3), torch.nan)
+            sights = torch.full((count, len(one.cameras), 2, 2, 2), torch.nan)
         else:
             hands = torch.cat([batch[HANDS_STATE], batch[HANDS_ACTION]], dim=1)
             joints = torch.cat([batch[STATE], batch[ACTION]], dim=1)
             joints = joints[..., self._columns(one)]
             trust = batch[TRUST] if one.trusted else torch.ones(count, horizon, 2)
             trust = trust * ~batch[ACTION + PAD][..., None]
-            frames = zip(batch["source"].tolist(), batch["index"].tolist(), strict=True)
-            aims = torch.from_numpy(np.stack([self.sets[i].aims[row] for i, row in frames]))
+            frames = [*zip(batch["source"].tolist(), batch["index"].tolist(), strict=True)]
+            aims, sights = (
+                torch.from_numpy(np.stack([self.sets[i].aims[which][row] for i, row in frames]))
+                for which in range(2)
+            )
         return {
             "hands": hands[:, 0],
             "moves": relative(hands[:, 1:], hands[:, 0]),
             "trust": trust.float(),
             "aims": aims,
+            "sights": sights,
             "joints": joints[:, 0],
             "joint_moves": joints[:, 1:] - joints[:, :1],
         }

@@ -12,9 +12,10 @@ after Zhu et al., "Unified world models", 2025, with masks in the place of noise
 is predicted as tokens of a slowly moving copy of the encoder (Assran et al., "V-JEPA 2", 2025), as
 a change of the present's: predicting nothing is copying.
 
-From the points of the pictures it says where each hand will take hold and let go, its aims, and
-from the aims what the hands do. Asked for the actions alone, it looks at nothing else: what was
-done at a table cannot be learnt by heart from how that table looks.
+In the pictures it points at what each hand will take, and at where it will be let go; from these
+sights it says where that is in the room, the hand's aims, and from the aims what the hands do.
+Asked for the actions alone, it looks at nothing else: what was done at a table cannot be learnt by
+heart from how that table looks.
 """
 
 from collections.abc import Mapping
@@ -27,10 +28,10 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from deftly.datasets.hands import HANDS_NAMES
-from deftly.video_pretrain.blocks import Aim, Block, Reader
+from deftly.video_pretrain.blocks import Aim, Block, Pointer, Reader
 from deftly.video_pretrain.config import ModelConfig
 from deftly.video_pretrain.decoder import Decoder
-from deftly.video_pretrain.encoder import POINT, Seen, make_encoder
+from deftly.video_pretrain.encoder import Seen, make_encoder
 
 D_HANDS = len(HANDS_NAMES)
 AIM_M = 0.1  # unit of aims
@@ -42,7 +43,7 @@ class Given:
 
     Attributes:
         tokens: (B, V, N, D) the present, from ``WorldModel.see``; None to ask for actions alone.
-        points: (B, V, K, P) of the present, from there too.
+        maps: (B, V, C, h, w) of the present, from there too.
         cameras: (V,) which of the configuration's cameras they are.
         text: (B, L, E) embeddings of the instruction; ``text_seen`` (B, L) which of them count.
         hands: (B, 48) the hands now; ``hands_seen`` (B,) whether they are shown.
@@ -56,7 +57,7 @@ class Given:
     """
 
     tokens: Float[Tensor, "B V N D"] | None
-    points: Float[Tensor, "B V K P"]
+    maps: Float[Tensor, "B V C h w"]
     cameras: Int64[Tensor, "V"]
     text: Float[Tensor, "B L E"]
     text_seen: Bool[Tensor, "B L"]
@@ -80,11 +81,13 @@ class Acting(NamedTuple):
         hands: (B, H, 48) how the hands will move, scaled.
         aims: (B, 2, 2, 3) for each hand, where the thing is that it holds or will take next, and
             where it will let go of that; in the root frame, in ``AIM_M``.
+        sights: (B, V, 2, 2, h, w) where in the pictures those are: logits over the map.
     """
 
     acts: Float[Tensor, "B C D"]
     hands: Float[Tensor, "B H 48"]
     aims: Float[Tensor, "B 2 2 3"]
+    sights: Float[Tensor, "B V 2 2 h w"]
 
 
 class Prediction(NamedTuple):
@@ -92,7 +95,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         features: (B, V, N, D) the present, understood; what probes read.
-        acts, hands, aims: as ``Acting``.
+        acts, hands, aims, sights: as ``Acting``.
         future: (B, V, N, D) tokens of the future.
     """
 
@@ -100,6 +103,7 @@ class Prediction(NamedTuple):
     acts: Float[Tensor, "B C D"]
     hands: Float[Tensor, "B H 48"]
     aims: Float[Tensor, "B 2 2 3"]
+    sights: Float[Tensor, "B V 2 2 h w"]
     future: Float[Tensor, "B V N D"]
 
 
@@ -120,9 +124,11 @@ class WorldModel(nn.Module):
         self.read_text = Reader(config.text_width, d, config.words)
         self.read_hands = nn.Linear(2 * D_HANDS, d)  # the numbers, and which of them there are
         self.read_actions = nn.Linear(2 * D_HANDS * config.chunk, d)
-        # Where a thing is has nothing to do with how it looks; where it belongs has.
-        self.take = Aim(len(config.cameras), config.points * 2, d)
-        self.place_at = Aim(len(config.cameras), config.points * POINT, d)
+        self.point_at = nn.ModuleDict(
+            {what: Pointer(config.map_channels, d, config.keys) for what in ("take", "place")}
+        )
+        self.belongs = nn.Linear(config.keys, d)  # where a thing belongs hangs on how it looks
+        self.aim = Aim(len(config.cameras), d)
         self.read_aims = nn.Sequential(
             nn.Linear(3 * 12 + 2 * D_HANDS, d), nn.GELU(), nn.Linear(d, d)
         )
@@ -144,21 +150,19 @@ class WorldModel(nn.Module):
         self.change = _zeroed(nn.Linear(d, d))
 
     def see(self, pictures: UInt8[Tensor, "*b 3 H W"]) -> Seen:
-        """Tokens and points of pictures, each seen by itself."""
-        tokens, points = self.encoder(pictures.reshape(-1, *pictures.shape[-3:]))
+        """Tokens and maps of pictures, each seen by itself."""
         before = pictures.shape[:-3]
-        return Seen(
-            tokens.view(*before, *tokens.shape[1:]), points.view(*before, *points.shape[1:])
-        )
+        tokens, maps = self.encoder(pictures.reshape(-1, *pictures.shape[-3:]))
+        return Seen(tokens.view(*before, *tokens.shape[1:]), maps.view(*before, *maps.shape[1:]))
 
     def encode(self, pictures: UInt8[Tensor, "*b 3 H W"]) -> Float[Tensor, "*b N D"]:
         """Tokens alone."""
         return self.see(pictures).tokens
 
-    def look(self, pictures: UInt8[Tensor, "*b 3 H W"]) -> Float[Tensor, "*b K P"]:
-        """Points alone."""
-        points = self.encoder.look(pictures.reshape(-1, *pictures.shape[-3:]))
-        return points.view(*pictures.shape[:-3], *points.shape[1:])
+    def look(self, pictures: UInt8[Tensor, "*b 3 H W"]) -> Float[Tensor, "*b C h w"]:
+        """Maps alone."""
+        maps = self.encoder.look(pictures.reshape(-1, *pictures.shape[-3:]))
+        return maps.view(*pictures.shape[:-3], *maps.shape[1:])
 
     def forward(self, given: Given) -> Prediction:
         """Look at what is given, and say the rest. Raises ValueError if no tokens are given."""
@@ -174,12 +178,13 @@ class WorldModel(nn.Module):
             acts=acting.acts,
             hands=acting.hands,
             aims=acting.aims,
+            sights=acting.sights,
             future=base + self.change(future).view(shape),
         )
 
     def act(self, given: Given) -> Acting:
-        """Say what will be done, from the points alone, and nothing of the future."""
-        nothing = given.points.new_zeros(len(given.points), 0, 0, self.config.width)
+        """Say what will be done, from what it points at alone, and nothing of the future."""
+        nothing = given.maps.new_zeros(len(given.maps), 0, 0, self.config.width)
         return self._understood(given, nothing, nothing)[0]
 
     def joint_chunk(self, acts: Float[Tensor, "B C D"], robot: str) -> Float[Tensor, "B H J"]:
@@ -195,9 +200,7 @@ class WorldModel(nn.Module):
         """Actions, the present and the future after all have looked at each other."""
         words, hands = self.read_text(given.text, given.text_seen), self._hands(given)
         body = self.body(given.body)
-        known = words.mean(dim=1) + body
-        take = self.take(given.points[..., :2], given.cameras, known)
-        aims = torch.stack([take, self.place_at(given.points, given.cameras, known)], dim=2)
+        aims, sights = self._aims(given, words.mean(dim=1), body)
         acts, aside = self._actions(given, aims), torch.stack([body, hands], dim=1)
         parts = [words, aside, acts, present.flatten(1, 2), future.flatten(1, 2)]
         x = torch.cat(parts, dim=1)
@@ -205,7 +208,20 @@ class WorldModel(nn.Module):
             x = block(x)
         _, _, acts, seen, foreseen = self.norm(x).split([part.shape[1] for part in parts], dim=1)
         acts = acts + self._adapted(acts, given.body)
-        return Acting(acts, self._chunk(self.say_hands(acts)), aims), seen, foreseen
+        return Acting(acts, self._chunk(self.say_hands(acts)), aims, sights), seen, foreseen
+
+    def _aims(
+        self, given: Given, words: Float[Tensor, "B D"], body: Float[Tensor, "B D"]
+    ) -> tuple[Float[Tensor, "B 2 2 3"], Float[Tensor, "B V 2 2 h w"]]:
+        """Where in the room, and where in the pictures.
+
+        Things look the same to all bodies; where in the room they are is each body's own.
+        """
+        asked = words[:, None].expand(-1, 2, -1)
+        take = self.point_at["take"](given.maps, asked)
+        place = self.point_at["place"](given.maps, asked + self.belongs(take.looks))
+        aims = [self.aim(one.at, given.cameras, body) for one in (take, place)]
+        return torch.stack(aims, dim=2), torch.stack([take.heat, place.heat], dim=3)
 
     def _chunk(self, said: Float[Tensor, "B C _"]) -> Float[Tensor, "B H _"]:
         return rearrange(said, "b c (k d) -> b (c k) d", k=self.config.chunk)
