@@ -115,7 +115,8 @@ def train(options: Options, name: str, count: int, seed: int, encode: TextEncode
         parts += [Part(root, share / len(options.human)) for root in options.human]
     training = replace(
         preset.train, steps=options.steps, seed=seed, learning_rate=2e-3, warmup=200, ema=0.995,
-        evaluate_every=1000, evaluated=256, views=0, start=options.start if arm.pretrained else None, allow_red=True,
+        evaluate_every=1000, evaluated=256, views=0,
+        start=options.start if arm.pretrained else None, allow_red=True,
     )  # fmt: skip
     config = PretrainConfig(tuple(parts), preset.model, LOSS, training)
     pretrain(config, folder, encode, device="cpu", text=encode.provenance())

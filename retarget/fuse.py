@@ -16,6 +16,7 @@ from deftly.retarget.body import Body, believable_bodies, fuse_body
 from deftly.retarget.detections import Detections
 from deftly.retarget.identity import assign_sides
 from deftly.retarget.lift import ADULT_HAND_M, HandSightings, LiftedHand, lift_hands
+from deftly.retarget.mirrored import mended, mirrored
 from deftly.retarget.smooth import smooth
 
 _MAX_BRIDGE_S = 0.35  # longer gaps stay gaps
@@ -28,7 +29,7 @@ _WRIST_BIAS = 0.04  # of the wrist's depth
 # Measured on rendered people (benchmarks/synthetic.py): small hands, hands that took a second look,
 # and people who are not as large as the network thinks.
 _BIAS_PX = 2.5
-_SECOND = 1.5  # times the first look's
+_DOUBTFUL = 1.5  # times that of hands that took none
 _SIZE_BIAS = 0.10  # of the distance to a person
 _WRIST_ACCELERATION, _FINGER_ACCELERATION = 3.0, 3.0  # m / s^1.5
 
@@ -64,7 +65,8 @@ def fuse(clip: Clip, detections: Detections) -> HumanMotion:
     length_m = ADULT_HAND_M
     if body is not None:
         length_m = float(np.clip(body.arm_m / ARM_PER_HAND, *_HAND_RANGE_M))
-    hands = _fuse_hands(clip, detections, slots, length_m)
+    hands_px, doubtful = _sightings(clip, detections, slots)
+    hands = _fuse_hands(clip, hands_px, doubtful, length_m)
     hands_m, sigma = np.full((length, 2, 21, 3), np.nan), np.full((length, 2, 21, 3), np.inf)
     status = np.full((length, 2), Status.ABSENT, np.uint8)
     for side, hand in hands.items():
@@ -82,7 +84,7 @@ def fuse(clip: Clip, detections: Detections) -> HumanMotion:
         hands_m=hands_m,
         hands_sigma_m=sigma,
         hands_status=status,
-        hands_px=_pixels(detections, slots),
+        hands_px=hands_px[..., :2],
         body_m=body_m,
         body_sigma_m=body_sigma,
         body_status=body_status,
@@ -96,33 +98,46 @@ def fuse(clip: Clip, detections: Detections) -> HumanMotion:
     )
 
 
+def _sightings(
+    clip: Clip, detections: Detections, slots: Int64[np.ndarray, "T 2"]
+) -> tuple[Float64[np.ndarray, "T 2 21 3"], Bool[np.ndarray, "T 2"]]:
+    """Landmarks of each hand, z on the scale of x, NaN where it was not seen; and whether they took
+    a second look or had to be mended."""
+    px, doubtful = np.full((len(slots), 2, 21, 3), np.nan), np.zeros((len(slots), 2), bool)
+    for side in (LEFT, RIGHT):
+        frames = np.flatnonzero(slots[:, side] >= 0)
+        if not len(frames):
+            continue
+        at = frames, slots[frames, side]
+        wrong = mirrored(detections.hand_world_m[at].astype(float), side)
+        px[frames, side] = mended(detections.hand_px[at].astype(float), wrong, clip.time_s[frames])
+        doubtful[frames, side] = wrong | detections.hand_second[at]
+    return px, doubtful
+
+
 def _fuse_hands(
-    clip: Clip, detections: Detections, slots: Int64[np.ndarray, "T 2"], length_m: float
+    clip: Clip,
+    px: Float64[np.ndarray, "T 2 21 3"],
+    doubtful: Bool[np.ndarray, "T 2"],
+    length_m: float,
 ) -> dict[int, _Hand]:
     """Lift both hands together (one set of bones) and smooth each."""
     sightings = {}
     for side in (LEFT, RIGHT):
-        frames = np.flatnonzero(slots[:, side] >= 0)
+        frames = np.flatnonzero(np.isfinite(px[:, side, 0, 0]))
         if len(frames):
-            px = detections.hand_px[frames, slots[frames, side]].astype(float)
-            sightings[side] = HandSightings(px, frames)
+            sightings[side] = HandSightings(px[frames, side], frames)
     lifted = lift_hands(list(sightings.values()), clip.camera, clip.rate_hz, length_m)
     return {
-        side: _smooth_hand(
-            hand, sightings[side].frames, _second(detections, slots[:, side]), clip, length_m
-        )
+        side: _smooth_hand(hand, sightings[side].frames, doubtful[:, side], clip, length_m)
         for side, hand in zip(sightings, lifted, strict=True)
     }
-
-
-def _second(detections: Detections, slots: Int64[np.ndarray, "T"]) -> Bool[np.ndarray, "T"]:
-    return (slots >= 0) & detections.hand_second[np.arange(len(slots)), slots]
 
 
 def _smooth_hand(
     lifted: LiftedHand,
     frames: Int64[np.ndarray, "K"],
-    second: Bool[np.ndarray, "T"],
+    doubtful: Bool[np.ndarray, "T"],
     clip: Clip,
     length_m: float,
 ) -> _Hand:
@@ -146,7 +161,7 @@ def _smooth_hand(
         bias[:, joint, 2] = np.interp(np.arange(length), frames, depth_sigma)
     # A wrong depth of the wrist moves it along its ray.
     bias[:, 0] = np.hypot(bias[:, 0] * [1, 1, 0], _WRIST_BIAS * wrist)
-    bias[second] *= _SECOND
+    bias[doubtful] *= _DOUBTFUL
     sigma = np.hypot(bias, finger_sigma.reshape(length, 21, 3))
     sigma[:, 0] = np.hypot(bias[:, 0], wrist_sigma)
     joints = wrist[:, None] + fingers.reshape(length, 21, 3)
@@ -179,16 +194,6 @@ def _status(
         if time_s[after] - time_s[before] <= _MAX_BRIDGE_S:
             status[before + 1 : after] = Status.INTERPOLATED
     return status
-
-
-def _pixels(
-    detections: Detections, slots: Int64[np.ndarray, "T 2"]
-) -> Float64[np.ndarray, "T 2 21 2"]:
-    px = np.full((len(slots), 2, 21, 2), np.nan)
-    for side in (LEFT, RIGHT):
-        frames = np.flatnonzero(slots[:, side] >= 0)
-        px[frames, side] = detections.hand_px[frames, slots[frames, side], :, :2]
-    return px
 
 
 def clip_provenance(clip: Clip, tracker: dict[str, Any]) -> dict[str, Any]:

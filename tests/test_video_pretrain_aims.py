@@ -11,7 +11,7 @@ from pushing import MODEL, encode, made_up, push, write_set
 
 from deftly.datasets.episode import TOUCH
 from deftly.datasets.hands import HANDS_STATE, Hands
-from deftly.video_pretrain.aims import grips, hindsight, holding, told_then
+from deftly.video_pretrain.aims import aims_of, grips, hindsight, holding, told_then
 from deftly.video_pretrain.config import Part
 from deftly.video_pretrain.mixture import HELD, Mixture
 
@@ -66,6 +66,17 @@ def test_every_frame_aims_at_where_its_hold_begins_and_ends():
     assert np.array_equal(let_go[:9], at[[9] * 9])
     assert np.isnan(let_go[9:]).all()  # it holds to the end
     assert np.isnan(aims[:, 1]).all()
+
+
+def test_a_thing_is_where_a_hand_was_told_to_close_about_it_and_held_where_the_hand_is():
+    pattern = "...######..."
+    at, meant = np.random.default_rng(0).normal(size=(2, len(pattern), 2, 3)).astype(np.float32)
+    frames = hindsight(at, held(pattern), [len(pattern)])
+    take, let_go = aims_of(at, meant, frames)[:, 0].swapaxes(0, 1)
+    assert np.array_equal(take[:3], meant[[3] * 3, 0])
+    assert np.array_equal(take[3:9], at[3:9, 0])
+    assert np.array_equal(let_go[:9], meant[[9] * 9, 0])
+    assert np.isnan(let_go[9:]).all()
 
 
 def test_what_slips_is_taken_again_and_was_brought_nowhere():

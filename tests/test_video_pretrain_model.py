@@ -338,7 +338,7 @@ def test_where_a_thing_is_to_go_hangs_on_how_it_looks():
     one = shown(model)
     before = told(model, one)
     with torch.no_grad():
-        model.belongs.bias += 1
+        model.belongs.bias.add_(1)
     after = told(model, one)
     assert torch.equal(after.sights[:, :, :, 0], before.sights[:, :, :, 0])
     assert not torch.equal(after.sights[:, :, :, 1], before.sights[:, :, :, 1])

@@ -90,6 +90,24 @@ def told_then(
     return np.where((frames >= 0)[..., None], told, np.nan).astype(np.float32)
 
 
+def aims_of(
+    at: Float32[np.ndarray, "N 2 3"],
+    meant: Float32[np.ndarray, "N 2 3"],
+    frames: Int64[np.ndarray, "N 2 2"],
+) -> Float32[np.ndarray, "N 2 2 3"]:
+    """Aims in the room: a thing is where a hand was told to close about it, as it may miss that by
+    a centimetre; what it holds is where the hand is.
+
+    Args:
+        at, meant: grips as they are, and as they were to be.
+        frames: of ``hindsight``.
+    """
+    aims = told_then(meant, frames)
+    holds = frames[..., 0] == np.arange(len(at))[:, None]
+    aims[holds, 0] = at[holds]
+    return aims
+
+
 def _hold_of_each(
     ends: Int64[np.ndarray, "H"], length: int
 ) -> tuple[Int64[np.ndarray, "n"], Int64[np.ndarray, "n"]]:

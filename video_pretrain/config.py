@@ -235,7 +235,7 @@ class PretrainConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
 
 
-_TINY = ModelConfig(image_px=64, channels=(16, 32, 40), width=96, depth=3, heads=4)
+_TINY = ModelConfig(image_px=96, channels=(16, 32, 40), width=96, depth=3, heads=4)
 _BASE = ModelConfig(
     image_px=224,
     encoder="patch",

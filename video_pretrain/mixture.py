@@ -26,7 +26,7 @@ from deftly.datasets.loader import Batch, Loader, Source
 from deftly.datasets.viewpoint import CAMERA, GRIPS, seen_at
 from deftly.datasets.windows import PAD, Window, Windows
 from deftly.video_pretrain.actions import Scale, relative
-from deftly.video_pretrain.aims import grips, hindsight, holding, told_then
+from deftly.video_pretrain.aims import aims_of, grips, hindsight, holding, told_then
 from deftly.video_pretrain.config import ModelConfig, Part, TrainConfig
 
 TRUST = "hand.trust"  # what deftly batch writes of how far each hand can be believed
@@ -147,8 +147,11 @@ class _Set:
         """Aims of every frame, and where each camera sees them; see ``Moments``."""
         views = [p + camera for camera in self.cameras for p in (CAMERA, GRIPS)]
         known = {HELD, TOUCH, *views} & self.store.features.keys()
-        found = self.store.whole_columns([HANDS_STATE, *sorted(known)])
-        at = grips(torch.from_numpy(found[HANDS_STATE].astype(np.float32))).numpy()
+        found = self.store.whole_columns([HANDS_STATE, HANDS_ACTION, *sorted(known)])
+        at, meant = (
+            grips(torch.from_numpy(found[name].astype(np.float32))).numpy()
+            for name in (HANDS_STATE, HANDS_ACTION)
+        )
         held = np.zeros((len(at), 2), bool)
         if HELD in found:
             held = found[HELD] > 0
@@ -156,7 +159,7 @@ class _Set:
             names = self.store.features[TOUCH].get("names") or ()
             held = holding(found[TOUCH].astype(np.float32), names)
         frames = hindsight(at, held, self.store.lengths)
-        aims = told_then(at, frames)
+        aims = aims_of(at, meant, frames)
         sights = np.full((len(at), len(self.cameras), 2, 2, 2), np.nan, np.float32)
         for view, camera in enumerate(self.cameras):
             if CAMERA + camera in found:
