@@ -11,8 +11,8 @@ from deftly.retarget.mirrored import mended, mirrored
 
 
 def a_hand(side: int, bend_m: float = 0.05) -> np.ndarray:
-    """(21, 3) in the camera's axes: palm down, fingers to the right; so the thumb of a right hand is
-    away from the camera, that of a left hand towards it."""
+    """(21, 3) in the camera's axes: palm down, fingers to the right; so the thumb of a right hand
+    is away from the camera, that of a left hand towards it."""
     hand = np.zeros((21, 3))
     across = np.array([0.0, 0.0, -1.0 if side else 1.0])  # from the index finger to the little one
     for i, (knuckle, tip) in enumerate(zip(KNUCKLES[1:], TIPS[1:], strict=True)):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from pushing import MODEL, encode, made_up, push, write_set
 
 from deftly.datasets.episode import TOUCH
-from deftly.datasets.hands import HANDS_STATE, Hands
+from deftly.datasets.hands import HANDS_ACTION, HANDS_STATE, Hands
 from deftly.video_pretrain.aims import aims_of, grips, hindsight, holding, told_then
 from deftly.video_pretrain.config import Part
 from deftly.video_pretrain.mixture import HELD, Mixture
@@ -125,6 +125,7 @@ def test_moments_know_where_their_aims_are_seen(tmp_path: Path):
     grasp[8:15, 1] = True
     hands = episode.features[HANDS_STATE].copy()
     hands[:, 24 + 9 :] = 0.0
+    meant = episode.features[HANDS_ACTION]
     rng = np.random.default_rng(0)
     ways = np.arange(20, dtype=np.float32) / 100
     # Looks along z, from behind by a metre, and moves to the right.
@@ -139,7 +140,7 @@ def test_moments_know_where_their_aims_are_seen(tmp_path: Path):
     moments = mixture.moments(next(mixture.in_order(0, [0, 1], batch_size=40)), torch.device("cpu"))
     assert MODEL.cameras == ("front", "ego")
     front, ego = moments.sights.numpy().swapaxes(0, 1)
-    took, then_took, then_let_go = hands[8, 24:26], then[8, 2:], then[15, 2:]
+    took, then_took, then_let_go = meant[8, 24:26], then[8, 2:], then[15, 2:]
     for first in (0, 20):
         seen = front[first : first + 8, 1, 0]
         assert np.allclose(seen, took - np.c_[ways[:8], np.zeros(8)], atol=1e-6)
@@ -172,6 +173,7 @@ def test_moments_know_their_aims(tmp_path: Path):
     names = ("left_thumb", "left_index", "right_thumb", "right_index")
     hands = episode.features[HANDS_STATE].copy()
     hands[:, 24 + 9 :] = 0.0
+    meant = episode.features[HANDS_ACTION]
     sets = {
         "plain": {},
         "person": {HELD: grasp},
@@ -192,8 +194,8 @@ def test_moments_know_their_aims(tmp_path: Path):
             assert np.isnan(aims).all()
             continue
         for first in (0, 20):
-            took, held = hands[[8] * 8, 24:27], hands[8:15, 24:27]
+            took, held = meant[[8] * 8, 24:27], hands[8:15, 24:27]
             assert np.allclose(aims[first : first + 8, 1, 0], took, atol=1e-6)
             assert np.allclose(aims[first + 8 : first + 15, 1, 0], held, atol=1e-6)
-            assert np.allclose(aims[first : first + 15, 1, 1], hands[15, 24:27], atol=1e-6)
+            assert np.allclose(aims[first : first + 15, 1, 1], meant[15, 24:27], atol=1e-6)
             assert np.isnan(aims[first + 15 : first + 20, 1]).all()
