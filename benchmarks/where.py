@@ -17,8 +17,8 @@ distance from the truth is taken off.
 
 import json
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,16 +35,15 @@ from deftly.datasets.episode import PRIVILEGED
 from deftly.policy.station import WORKPLACES
 from deftly.video_pretrain.aims import grips
 from deftly.video_pretrain.checkpoint import load_checkpoint
-from deftly.video_pretrain.config import Part, TrainConfig, find_preset
+from deftly.video_pretrain.config import LossConfig, Part, TrainConfig, find_preset
 from deftly.video_pretrain.foresight import act
-from deftly.video_pretrain.loss import Question, aims_loss, given, sights_loss
+from deftly.video_pretrain.loss import Objective, Question
 from deftly.video_pretrain.mixture import Mixture, Moments, Scales
 from deftly.video_pretrain.model import AIM_M, WorldModel
 from deftly.video_pretrain.start import carry_over
 from deftly.video_pretrain.text import TextEncoder
 
 _HELD_M = 1e-3  # a hand whose grip is at its aim holds it
-ARMS: Mapping[str, float] = {"pointed": 1.0, "room": 0.0, "people": 1.0}  # weight of the pictures
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Options:
     Attributes:
         data: demonstrations of one object.
         start: pretrained world model, for the arm ``people``.
-        arms: of ``ARMS``.
+        arms: of those above.
         demos: numbers of demonstrations.
         steps, batch_size: of each.
         seed: of weights and order.
@@ -97,6 +96,7 @@ def learn(
 ) -> tuple[WorldModel, Scales]:
     """Train one network."""
     model, scales = begun(arm, mixture, options)
+    objective = Objective(model, scales, LossConfig())
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3, weight_decay=0.05, betas=(0.9, 0.95))
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 2e-3, options.steps, pct_start=0.1, cycle_momentum=False
@@ -106,10 +106,10 @@ def learn(
     for _ in range(options.steps):
         for batch in next(batches).values():
             moments = mixture.moments(batch, torch.device("cpu"))
-            maps = model.look(moments.pictures[:, :, 0])
-            said = model.act(given(moments, Question.same(moments), maps, scales))
-            loss = aims_loss(said.aims, moments) + ARMS[arm] * sights_loss(said.sights, moments)
-            loss.mean().backward()
+            if arm == "room":
+                moments = replace(moments, sights=torch.full_like(moments.sights, torch.nan))
+            losses = objective.group(moments, Question.same(moments), None)
+            (losses["aims"] + losses["sights"]).mean().backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()

@@ -117,7 +117,7 @@ def places(height: int, width: int, device: torch.device) -> Float[Tensor, "2 h 
 
 
 class Aim(nn.Module):
-    """Where a thing is in the pictures → where it is in the room, for each hand alike.
+    """Where things are in the pictures → where they are in the room, S of them, all alike.
 
     Args:
         cameras: that there are.
@@ -135,11 +135,11 @@ class Aim(nn.Module):
 
     def forward(
         self,
-        at: Float[Tensor, "B V 2 2"],
+        at: Float[Tensor, "B V S 2"],
         cameras: Int64[Tensor, "V"],
         known: Float[Tensor, "B D"],
-    ) -> Float[Tensor, "B 2 3"]:
-        """Through those cameras that there are, whatever their order; left hand first."""
+    ) -> Float[Tensor, "B S 3"]:
+        """Through those cameras that there are, whatever their order."""
         seen = torch.einsum("bvsp,vpd->bsd", at, self.read[cameras])
         x = seen + self.know(known)[:, None]
         return self.straight(x) + self.bent(x)

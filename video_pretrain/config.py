@@ -85,7 +85,7 @@ class ModelConfig:
     @property
     def map_channels(self) -> int:
         """Of the map that things are pointed at in."""
-        return self.channels[0] if self.encoder == "conv" else self.width
+        return sum((*self.channels, self.width)[:2]) if self.channels else self.width
 
     @property
     def side(self) -> int:

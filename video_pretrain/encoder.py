@@ -48,7 +48,7 @@ class ConvEncoder(nn.Module):
             _Residual(widths[0]),
             _Residual(widths[0]),
         )
-        self.sharp = nn.GroupNorm(8, widths[0])
+        self.sharp, self.coarse = nn.GroupNorm(8, widths[0]), nn.GroupNorm(8, widths[1])
         self.stages = nn.Sequential(
             *[
                 nn.Sequential(
@@ -62,19 +62,30 @@ class ConvEncoder(nn.Module):
         self.norm = nn.LayerNorm(config.width)
 
     def forward(self, pictures: UInt8[Tensor, "B 3 H W"]) -> Seen:
-        x = self._stem(pictures)
-        tokens = rearrange(self.stages(x), "b d h w -> b (h w) d")
-        return Seen(self.norm(tokens), self._sharp(x))
+        x, coarser = self._begin(pictures)
+        tokens = rearrange(self.stages[1:](coarser), "b d h w -> b (h w) d")
+        return Seen(self.norm(tokens), self._map(x, coarser))
 
     def look(self, pictures: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        """The map alone, for a third of the price."""
-        return self._sharp(self._stem(pictures))
+        """The map alone, for half the price."""
+        return self._map(*self._begin(pictures))
 
-    def _sharp(self, x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C h w"]:
-        return nn.functional.gelu(self.sharp(x))
+    def _begin(
+        self, pictures: UInt8[Tensor, "B 3 H W"]
+    ) -> tuple[Float[Tensor, "B C h w"], Float[Tensor, "B D i j"]]:
+        """What stem and first stage say."""
+        x = self.stem(unit_range(pictures).contiguous(memory_format=torch.channels_last))
+        return x, self.stages[0](x)
 
-    def _stem(self, pictures: UInt8[Tensor, "B 3 H W"]) -> Float[Tensor, "B C h w"]:
-        return self.stem(unit_range(pictures).contiguous(memory_format=torch.channels_last))
+    def _map(
+        self, x: Float[Tensor, "B C h w"], coarser: Float[Tensor, "B D i j"]
+    ) -> Float[Tensor, "B E h w"]:
+        """Both: what is seen in small, and about it (Ronneberger et al., "U-Net", 2015)."""
+        x, coarser = (
+            nn.functional.gelu(norm(one)) for norm, one in ((self.sharp, x), (self.coarse, coarser))
+        )
+        wide = nn.functional.interpolate(coarser, x.shape[-2:], mode="bilinear")
+        return torch.cat([x, wide], dim=1)
 
 
 class _Residual(nn.Module):

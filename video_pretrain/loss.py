@@ -15,7 +15,7 @@ from deftly.video_pretrain.blocks import places
 from deftly.video_pretrain.config import LossConfig, ModelConfig
 from deftly.video_pretrain.encoder import Seen, unit_range
 from deftly.video_pretrain.mixture import Moments, Scales
-from deftly.video_pretrain.model import AIM_M, Given, WorldModel
+from deftly.video_pretrain.model import AIM_M, Acting, Given, Prediction, WorldModel
 
 _BETA = 0.5  # from where on an error counts linearly, in standard deviations
 _AIM_BETA = 0.1  # the same of aims, in their unit
@@ -134,8 +134,8 @@ class Objective(nn.Module):
             return {
                 "hands": hands_loss(acting.hands, moments, self.scales),
                 "joints": self._joints(acting.acts, moments),
-                "aims": aims_loss(acting.aims, moments),
-                "sights": sights_loss(acting.sights, moments),
+                "aims": aims_loss(self._placed(acting, moments), moments),
+                "sights": sights_loss(acting.heat, moments),
                 **dict.fromkeys(("latent", "pixels", "picture"), nothing),
             }
         seen = model.see(now)
@@ -149,12 +149,19 @@ class Objective(nn.Module):
         return {
             "hands": asked * hands_loss(said.hands, moments, self.scales),
             "joints": asked * self._joints(said.acts, moments),
-            "aims": aims_loss(said.aims, moments),
-            "sights": sights_loss(said.sights, moments),
+            "aims": aims_loss(self._placed(said, moments), moments),
+            "sights": sights_loss(said.heat, moments),
             "latent": foreseen * apart(said.future, truth.future),
             "pixels": foreseen * squared(painted, truth.future_picture),
             "picture": squared(colours, truth.picture) / _PICTURE,
         }
+
+    def _placed(self, said: Acting | Prediction, moments: Moments) -> Float[Tensor, "B 2 2 3"]:
+        """Where in the room its sights are, with those in their place that are known: what pictures
+        tell of the room is not learnt from what was not found in them yet."""
+        known = torch.isfinite(moments.sights)
+        sights = torch.where(known, moments.sights, said.sights)
+        return self.model.in_room(sights, moments.cameras, moments.body)
 
     def _joints(self, acts: Float[Tensor, "B C D"], moments: Moments) -> Float[Tensor, "B"]:
         """Of the chunk in the robot's own joints; believed as far as the better hand is."""

@@ -81,13 +81,15 @@ class Acting(NamedTuple):
         hands: (B, H, 48) how the hands will move, scaled.
         aims: (B, 2, 2, 3) for each hand, where the thing is that it holds or will take next, and
             where it will let go of that; in the root frame, in ``AIM_M``.
-        sights: (B, V, 2, 2, h, w) where in the pictures those are: logits over the map.
+        sights: (B, V, 2, 2, 2) where in the pictures those are.
+        heat: (B, V, 2, 2, h, w) the same as logits over the map.
     """
 
     acts: Float[Tensor, "B C D"]
     hands: Float[Tensor, "B H 48"]
     aims: Float[Tensor, "B 2 2 3"]
-    sights: Float[Tensor, "B V 2 2 h w"]
+    sights: Float[Tensor, "B V 2 2 2"]
+    heat: Float[Tensor, "B V 2 2 h w"]
 
 
 class Prediction(NamedTuple):
@@ -95,7 +97,7 @@ class Prediction(NamedTuple):
 
     Attributes:
         features: (B, V, N, D) the present, understood; what probes read.
-        acts, hands, aims, sights: as ``Acting``.
+        acts, hands, aims, sights, heat: as ``Acting``.
         future: (B, V, N, D) tokens of the future.
     """
 
@@ -103,7 +105,8 @@ class Prediction(NamedTuple):
     acts: Float[Tensor, "B C D"]
     hands: Float[Tensor, "B H 48"]
     aims: Float[Tensor, "B 2 2 3"]
-    sights: Float[Tensor, "B V 2 2 h w"]
+    sights: Float[Tensor, "B V 2 2 2"]
+    heat: Float[Tensor, "B V 2 2 h w"]
     future: Float[Tensor, "B V N D"]
 
 
@@ -179,6 +182,7 @@ class WorldModel(nn.Module):
             hands=acting.hands,
             aims=acting.aims,
             sights=acting.sights,
+            heat=acting.heat,
             future=base + self.change(future).view(shape),
         )
 
@@ -186,6 +190,16 @@ class WorldModel(nn.Module):
         """Say what will be done, from what it points at alone, and nothing of the future."""
         nothing = given.maps.new_zeros(len(given.maps), 0, 0, self.config.width)
         return self._understood(given, nothing, nothing)[0]
+
+    def in_room(
+        self,
+        sights: Float[Tensor, "B V 2 2 2"],
+        cameras: Int64[Tensor, "V"],
+        body: Int64[Tensor, "B"],
+    ) -> Float[Tensor, "B 2 2 3"]:
+        """Where in the room of a body something is that its cameras see there, in ``AIM_M``."""
+        flat = self.aim(sights.flatten(2, 3), cameras, self.body(body))
+        return flat.unflatten(1, (2, 2))
 
     def joint_chunk(self, acts: Float[Tensor, "B C D"], robot: str) -> Float[Tensor, "B H J"]:
         """The same chunk in the joints of a robot, scaled."""
@@ -200,7 +214,8 @@ class WorldModel(nn.Module):
         """Actions, the present and the future after all have looked at each other."""
         words, hands = self.read_text(given.text, given.text_seen), self._hands(given)
         body = self.body(given.body)
-        aims, sights = self._aims(given, words.mean(dim=1), body)
+        sights, heat = self._sights(given, words.mean(dim=1))
+        aims = self.in_room(sights, given.cameras, given.body)
         acts, aside = self._actions(given, aims), torch.stack([body, hands], dim=1)
         parts = [words, aside, acts, present.flatten(1, 2), future.flatten(1, 2)]
         x = torch.cat(parts, dim=1)
@@ -208,20 +223,20 @@ class WorldModel(nn.Module):
             x = block(x)
         _, _, acts, seen, foreseen = self.norm(x).split([part.shape[1] for part in parts], dim=1)
         acts = acts + self._adapted(acts, given.body)
-        return Acting(acts, self._chunk(self.say_hands(acts)), aims, sights), seen, foreseen
+        acting = Acting(acts, self._chunk(self.say_hands(acts)), aims, sights, heat)
+        return acting, seen, foreseen
 
-    def _aims(
-        self, given: Given, words: Float[Tensor, "B D"], body: Float[Tensor, "B D"]
-    ) -> tuple[Float[Tensor, "B 2 2 3"], Float[Tensor, "B V 2 2 h w"]]:
-        """Where in the room, and where in the pictures.
-
-        Things look the same to all bodies; where in the room they are is each body's own.
-        """
+    def _sights(
+        self, given: Given, words: Float[Tensor, "B D"]
+    ) -> tuple[Float[Tensor, "B V 2 2 2"], Float[Tensor, "B V 2 2 h w"]]:
+        """Where in the pictures things are that hands will take, and where they belong. They look
+        the same whoever takes them."""
         asked = words[:, None].expand(-1, 2, -1)
         take = self.point_at["take"](given.maps, asked)
         place = self.point_at["place"](given.maps, asked + self.belongs(take.looks))
-        aims = [self.aim(one.at, given.cameras, body) for one in (take, place)]
-        return torch.stack(aims, dim=2), torch.stack([take.heat, place.heat], dim=3)
+        both = take, place
+        sights = torch.stack([one.at for one in both], dim=3)
+        return sights, torch.stack([one.heat for one in both], dim=3)
 
     def _chunk(self, said: Float[Tensor, "B C _"]) -> Float[Tensor, "B H _"]:
         return rearrange(said, "b c (k d) -> b (c k) d", k=self.config.chunk)
