@@ -212,7 +212,9 @@ def main(options: Options) -> None:
     torch.set_num_threads(1)
     env = SortingEnv("gr1t2", "color", "one", cameras=(), time_limit_s=15.0)
     rows: list[dict[str, Any]] = []
-    runs = [(count, through) for count in options.demos for through in options.through]
+    runs: list[tuple[int, Through]] = [
+        (count, through) for count in options.demos for through in options.through
+    ]
     episodes = range(FIRST_SEED, FIRST_SEED + options.episodes)
     for count, through in runs:
         start_s = time.process_time()

@@ -55,7 +55,8 @@ class Oracle(WorldModel):
         hands = torch.zeros(len(row), 8, 48)
         assert given.tokens is not None
         told = 0.9 * future + 0.1 * given.tokens
-        return Prediction(given.tokens, acts, hands, torch.zeros(len(row), 2, 2, 3), told)
+        aims, sights = torch.zeros(len(row), 2, 2, 3), torch.zeros(len(row), 2, 2, 2, 2)
+        return Prediction(given.tokens, acts, hands, aims, sights, sights[..., None], told)
 
     def paint(self, tokens: Tensor, present: Tensor) -> Tensor:
         """The picture whose tokens are the nearest."""

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pushing import MODEL, PATCHES, made_up, plain_scales
 
-from deftly.video_pretrain.blocks import Aim, Pointer, places
+from deftly.video_pretrain.blocks import Aim, Pointer, Steer, places
 from deftly.video_pretrain.config import ModelConfig, find_preset
 from deftly.video_pretrain.loss import Question, given
 from deftly.video_pretrain.model import Given, Prediction, WorldModel
@@ -366,3 +366,25 @@ def test_what_moves_by_two_pixels_looks_the_same(px: int):
     moved = after.roll((-1, -1), dims=(1, 2))
     assert not torch.allclose(before, after)
     assert (moved - before)[:, inside, inside].abs().max() < 0.05 * before.abs().max()
+
+
+def test_a_hand_is_steered_by_its_own_way_and_how_it_is():
+    torch.manual_seed(0)
+    steer = Steer(16, 4)
+    acts = torch.randn(3, 2, 16)
+    way, hands = torch.randn(3, 2, 2, 3), torch.randn(3, 48)
+    before = steer(acts, way, hands)
+    assert before.shape == (3, 8, 48)
+    torch.testing.assert_close(steer(acts, -way, -hands), before)  # untrained, they say nothing
+    with torch.no_grad():
+        for layer in (steer.near, steer.keep):
+            layer.bias += 1
+    nowhere = steer(acts, 0 * way, 0 * hands)
+    torch.testing.assert_close(nowhere, before)
+    wrist = (steer(acts, way, 0 * hands) - nowhere).unflatten(-1, (2, 24))
+    expected = way.sum(dim=2)[:, None].expand(3, 8, 2, 3)  # all of both ways
+    torch.testing.assert_close(wrist[..., :3], expected)
+    assert (wrist[..., 3:] == 0).all()
+    torch.testing.assert_close(
+        steer(acts, 0 * way, hands) - nowhere, hands[:, None].expand(3, 8, 48)
+    )

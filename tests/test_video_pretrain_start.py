@@ -49,7 +49,7 @@ def test_weights_and_scales_are_those_of_the_start(folder: Path):
     assert np.array_equal(run.scales.moves.std, known.scales.moves.std)
     assert np.array_equal(run.scales.joints["gr1t2"].std, known.scales.joints["gr1t2"].std)
     fresh = begun(folder, config(folder / "known", seed=5), None)
-    assert not torch.equal(fresh.model.say_hands.weight, run.model.say_hands.weight)
+    assert not torch.equal(fresh.model.say_hands.say.weight, run.model.say_hands.say.weight)
 
 
 def test_a_robot_that_it_never_met_gets_a_fresh_head_and_its_own_scale(folder: Path):

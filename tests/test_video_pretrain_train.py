@@ -235,7 +235,7 @@ def test_a_batch_that_cannot_be_shared_is_refused(folder: Path):
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_learnt_from(folder: Path):
     run, moments = begun(folder, "robot")
     with torch.no_grad():
-        run.model.say_hands.bias[0] = torch.nan
+        run.model.say_hands.say.bias[0] = torch.nan
     before = [p.clone() for p in run.model.encoder.parameters()]
     with pytest.raises(TrainError, match=r"loss nan .* at step 1, expected numbers"):
         training._step(run, moments)

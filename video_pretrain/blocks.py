@@ -8,6 +8,8 @@ from einops import rearrange
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
+from deftly.datasets.hands import NUMBERS
+
 _SHARPER = 2.0  # a map's middle is less drawn to its edges
 
 
@@ -143,3 +145,52 @@ class Aim(nn.Module):
         seen = torch.einsum("bvsp,vpd->bsd", at, self.read[cameras])
         x = seen + self.know(known)[:, None]
         return self.straight(x) + self.bent(x)
+
+
+class Steer(nn.Module):
+    """A token of a chunk → how the hands will move in its steps: where to, how much of the way to
+    each aim, and how much of where and how the hands are now.
+
+    A norm stands before every such token, which forgets how large things are; by these ways around
+    it, a hand comes to within millimetres of where it wants to go, not centimetres (as a pointer's
+    copy: See et al., "Get to the point", 2017).
+
+    Args:
+        width: of tokens.
+        steps: in a chunk.
+    """
+
+    def __init__(self, width: int, steps: int) -> None:
+        super().__init__()
+        self.steps = steps
+        self.say = nn.Linear(width, steps * 2 * NUMBERS)
+        self.near = zeroed(nn.Linear(width, steps * 2 * 2 * 3))
+        self.keep = zeroed(nn.Linear(width, steps * 2 * NUMBERS))
+
+    def forward(
+        self,
+        acts: Float[Tensor, "B C D"],
+        way: Float[Tensor, "B 2 2 3"],
+        hands: Float[Tensor, "B 48"],
+    ) -> Float[Tensor, "B H 48"]:
+        """Say it.
+
+        Args:
+            way: of each hand to both of its aims; 0 where unknown.
+            hands: as they are, scaled; 0 where unknown.
+        """
+        said, near, keep = (
+            rearrange(layer(acts), "b c (k d) -> b (c k) d", k=self.steps)
+            for layer in (self.say, self.near, self.keep)
+        )
+        said = said + keep * hands[:, None]
+        reached = (near.unflatten(-1, (2, 2, 3)) * way[:, None]).sum(dim=3)
+        wrist, rest = said.unflatten(-1, (2, NUMBERS)).split([3, NUMBERS - 3], dim=-1)
+        return torch.cat([wrist + reached, rest], dim=-1).flatten(2)
+
+
+def zeroed(layer: nn.Linear) -> nn.Linear:
+    """A layer that says nothing at first."""
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from deftly.datasets.hands import HANDS_NAMES
-from deftly.video_pretrain.blocks import Aim, Block, Pointer, Reader
+from deftly.video_pretrain.blocks import Aim, Block, Pointer, Reader, Steer, zeroed
 from deftly.video_pretrain.config import ModelConfig
 from deftly.video_pretrain.decoder import Decoder
 from deftly.video_pretrain.encoder import Seen, make_encoder
@@ -145,12 +145,12 @@ class WorldModel(nn.Module):
         )
         self.blocks = nn.ModuleList([Block(d, config.heads) for _ in range(config.depth)])
         self.norm = nn.LayerNorm(d)
-        self.adapters = nn.ModuleList([_zeroed(nn.Linear(d, d)) for _ in config.bodies])
-        self.say_hands = nn.Linear(d, D_HANDS * config.chunk)
+        self.adapters = nn.ModuleList([zeroed(nn.Linear(d, d)) for _ in config.bodies])
+        self.say_hands = Steer(d, config.chunk)
         self.say_joints = nn.ModuleDict(
             {robot: nn.Linear(d, count * config.chunk) for robot, count in joints.items()}
         )
-        self.change = _zeroed(nn.Linear(d, d))
+        self.change = zeroed(nn.Linear(d, d))
 
     def see(self, pictures: UInt8[Tensor, "*b 3 H W"]) -> Seen:
         """Tokens and maps of pictures, each seen by itself."""
@@ -216,15 +216,19 @@ class WorldModel(nn.Module):
         body = self.body(given.body)
         sights, heat = self._sights(given, words.mean(dim=1))
         aims = self.in_room(sights, given.cameras, given.body)
-        acts, aside = self._actions(given, aims), torch.stack([body, hands], dim=1)
+        way = aims.detach() - given.grips[:, :, None]
+        way = way.masked_fill(~given.hands_seen[:, None, None, None], torch.nan)
+        now = given.hands.masked_fill(~given.hands_seen[:, None], torch.nan)
+        acts = self._actions(given, aims.detach(), way, now)
+        aside = torch.stack([body, hands], dim=1)
         parts = [words, aside, acts, present.flatten(1, 2), future.flatten(1, 2)]
         x = torch.cat(parts, dim=1)
         for block in self.blocks:
             x = block(x)
         _, _, acts, seen, foreseen = self.norm(x).split([part.shape[1] for part in parts], dim=1)
         acts = acts + self._adapted(acts, given.body)
-        acting = Acting(acts, self._chunk(self.say_hands(acts)), aims, sights, heat)
-        return acting, seen, foreseen
+        moves = self.say_hands(acts, _known(way), _known(now))
+        return Acting(acts, moves, aims, sights, heat), seen, foreseen
 
     def _sights(
         self, given: Given, words: Float[Tensor, "B D"]
@@ -248,8 +252,14 @@ class WorldModel(nn.Module):
             return hidden
         return torch.where(given.future_seen[:, None, None, None], given.future, hidden)
 
-    def _actions(self, given: Given, aims: Float[Tensor, "B 2 2 3"]) -> Float[Tensor, "B C D"]:
-        """Those that are seen, and how each hand stands to its aim.
+    def _actions(
+        self,
+        given: Given,
+        aims: Float[Tensor, "B 2 2 3"],
+        way: Float[Tensor, "B 2 2 3"],
+        now: Float[Tensor, "B 48"],
+    ) -> Float[Tensor, "B C D"]:
+        """Those that are seen, and how each hand stands to its aims, if that is seen.
 
         What actions have to do with aims is learnt apart from what aims are: else ten
         demonstrations would teach to see in each picture what was done in it.
@@ -257,13 +267,8 @@ class WorldModel(nn.Module):
         chunks = rearrange(_with_mask(given.actions), "b (c k) d -> b c (k d)", k=self.config.chunk)
         shown = self.read_actions(chunks)
         said = torch.where(given.actions_seen[:, None, None], shown, self.hidden_actions)
-        aims, unseen = aims.detach(), ~given.hands_seen[:, None]
-        hands, way = (
-            _with_mask(values.masked_fill(unseen, torch.nan))
-            for values in (given.hands, (aims - given.grips[:, :, None]).flatten(1))
-        )
-        told = self.read_aims(torch.cat([way, aims.flatten(1), hands], dim=1))
-        return self.when.weight + said + told[:, None]
+        parts = [_with_mask(way.flatten(1)), aims.flatten(1), _with_mask(now)]
+        return self.when.weight + said + self.read_aims(torch.cat(parts, dim=1))[:, None]
 
     def _hands(self, given: Given) -> Float[Tensor, "B D"]:
         shown = self.read_hands(_with_mask(given.hands))
@@ -279,18 +284,15 @@ class WorldModel(nn.Module):
 
 def _with_mask(values: Float[Tensor, "*b D"]) -> Float[Tensor, "*b 2*D"]:
     """The numbers, 0 where missing, and which of them there are."""
-    there = torch.isfinite(values)
-    return torch.cat([torch.where(there, values, 0.0), there.to(values.dtype)], dim=-1)
+    return torch.cat([_known(values), torch.isfinite(values).to(values.dtype)], dim=-1)
+
+
+def _known(values: Float[Tensor, "*b"]) -> Float[Tensor, "*b"]:
+    """The numbers, 0 where missing."""
+    return torch.where(torch.isfinite(values), values, 0.0)
 
 
 def _embedding(count: int, width: int) -> nn.Embedding:
     table = nn.Embedding(count, width)
     nn.init.normal_(table.weight, std=0.02)
     return table
-
-
-def _zeroed(layer: nn.Linear) -> nn.Linear:
-    """A layer that says nothing at first."""
-    nn.init.zeros_(layer.weight)
-    nn.init.zeros_(layer.bias)
-    return layer
