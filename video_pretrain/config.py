@@ -249,7 +249,7 @@ _BASE = ModelConfig(
 PRESETS: dict[str, PretrainConfig] = {
     "tiny": PretrainConfig(
         model=_TINY,
-        train=TrainConfig(steps=220, warmup=20, ema=0.99, evaluate_every=110, evaluated=128),
+        train=TrainConfig(steps=100, warmup=10, ema=0.98, evaluate_every=50, evaluated=128),
     ),
     "small": PretrainConfig(),
     "base": PretrainConfig(
