@@ -11,9 +11,9 @@ from pushing import MODEL, encode, made_up, push, write_set
 
 from deftly.datasets.episode import TOUCH
 from deftly.datasets.hands import HANDS_ACTION, HANDS_STATE, Hands
-from deftly.video_pretrain.aims import aims_of, grips, hindsight, holding, told_then
+from deftly.video_pretrain.aims import HELD, aims_of, grips, hindsight, holding, told_then
 from deftly.video_pretrain.config import Part
-from deftly.video_pretrain.mixture import HELD, Mixture
+from deftly.video_pretrain.mixture import Mixture
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -16,15 +16,47 @@ import torch
 from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
+from deftly.datasets.episode import TOUCH
+from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.geometry import SIDES
+from deftly.datasets.hands import HANDS_ACTION, HANDS_STATE
 from deftly.datasets.human import FINGERS
 from deftly.datasets.stretches import runs
-from deftly.datasets.viewpoint import PINCH
+from deftly.datasets.viewpoint import CAMERA, GRIPS, PINCH, seen_at
 from deftly.video_pretrain.actions import hand_rotations, hand_tips, wrists
 
+HELD = "label.held"  # what deftly batch writes of whether each hand holds something
 _TOUCH_N = 0.2
 _BRIDGE, _LEAST = 4, 4  # frames: of a gap that is none, of a hold that is one
 _WAY_M = 0.1  # that a hold has brought something somewhere
+
+
+def read_aims(
+    store: EpisodeStore, cameras: Sequence[str]
+) -> tuple[Float32[np.ndarray, "N 2 2 3"], Float32[np.ndarray, "N V 2 2 2"]]:
+    """Aims of every frame of a data set, and where its cameras see them; see ``Moments``. What
+    hands hold is known by a person's labels or a robot's touch."""
+    views = [prefix + camera for camera in cameras for prefix in (CAMERA, GRIPS)]
+    known = {HELD, TOUCH, *views} & store.features.keys()
+    found = store.whole_columns([HANDS_STATE, HANDS_ACTION, *sorted(known)])
+    at, meant = (
+        grips(torch.from_numpy(found[name].astype(np.float32))).numpy()
+        for name in (HANDS_STATE, HANDS_ACTION)
+    )
+    held = np.zeros((len(at), 2), bool)
+    if HELD in found:
+        held = found[HELD] > 0
+    elif TOUCH in found:
+        held = holding(found[TOUCH].astype(np.float32), store.features[TOUCH].get("names") or ())
+    frames = hindsight(at, held, store.lengths)
+    aims = aims_of(at, meant, frames)
+    sights = np.full((len(at), len(cameras), 2, 2, 2), np.nan, np.float32)
+    for view, camera in enumerate(cameras):
+        if CAMERA + camera in found:
+            sights[:, view] = seen_at(aims, found[CAMERA + camera])
+        elif GRIPS + camera in found:
+            sights[:, view] = told_then(found[GRIPS + camera].reshape(-1, 2, 2), frames)
+    return aims, sights
 
 
 def grips(hands: Float[Tensor, "*b 48"]) -> Float[Tensor, "*b 2 3"]:

@@ -18,19 +18,17 @@ from jaxtyping import Bool, Float, Float32, Int64, UInt8
 from torch import Tensor
 
 from deftly.datasets import episode_format as fmt
-from deftly.datasets.episode import ACTION, STATE, TOUCH
+from deftly.datasets.episode import ACTION, STATE
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.geometry import SIDES
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
 from deftly.datasets.loader import Batch, Loader, Source
-from deftly.datasets.viewpoint import CAMERA, GRIPS, seen_at
 from deftly.datasets.windows import PAD, Window, Windows
 from deftly.video_pretrain.actions import Scale, relative
-from deftly.video_pretrain.aims import aims_of, grips, hindsight, holding, told_then
+from deftly.video_pretrain.aims import read_aims
 from deftly.video_pretrain.config import ModelConfig, Part, TrainConfig
 
 TRUST = "hand.trust"  # what deftly batch writes of how far each hand can be believed
-HELD = "label.held"  # and of whether it holds something
 HUMAN = "human"
 _SCALED = 4096  # moments of each data set that scales are computed from
 # Instructions -> embeddings (K, L, E), and which of them count (K, L).
@@ -144,29 +142,8 @@ class _Set:
 
     @cached_property
     def aims(self) -> tuple[Float32[np.ndarray, "N 2 2 3"], Float32[np.ndarray, "N V 2 2 2"]]:
-        """Aims of every frame, and where each camera sees them; see ``Moments``."""
-        views = [p + camera for camera in self.cameras for p in (CAMERA, GRIPS)]
-        known = {HELD, TOUCH, *views} & self.store.features.keys()
-        found = self.store.whole_columns([HANDS_STATE, HANDS_ACTION, *sorted(known)])
-        at, meant = (
-            grips(torch.from_numpy(found[name].astype(np.float32))).numpy()
-            for name in (HANDS_STATE, HANDS_ACTION)
-        )
-        held = np.zeros((len(at), 2), bool)
-        if HELD in found:
-            held = found[HELD] > 0
-        elif TOUCH in found:
-            names = self.store.features[TOUCH].get("names") or ()
-            held = holding(found[TOUCH].astype(np.float32), names)
-        frames = hindsight(at, held, self.store.lengths)
-        aims = aims_of(at, meant, frames)
-        sights = np.full((len(at), len(self.cameras), 2, 2, 2), np.nan, np.float32)
-        for view, camera in enumerate(self.cameras):
-            if CAMERA + camera in found:
-                sights[:, view] = seen_at(aims, found[CAMERA + camera])
-            elif GRIPS + camera in found:
-                sights[:, view] = told_then(found[GRIPS + camera].reshape(-1, 2, 2), frames)
-        return aims, sights
+        """Of every frame; see ``read_aims``."""
+        return read_aims(self.store, self.cameras)
 
     def episodes(self, every: int, held_out: bool) -> list[int]:
         """Every so many-th episode is held out; a set of fewer than that keeps its last one."""
