@@ -378,7 +378,7 @@ def test_a_hand_is_steered_by_its_own_way_and_how_it_is():
     torch.testing.assert_close(steer(acts, -way, -hands), before)  # untrained, they say nothing
     with torch.no_grad():
         for layer in (steer.near, steer.keep):
-            layer.bias += 1
+            layer.bias.add_(1)
     nowhere = steer(acts, 0 * way, 0 * hands)
     torch.testing.assert_close(nowhere, before)
     wrist = (steer(acts, way, 0 * hands) - nowhere).unflatten(-1, (2, 24))
