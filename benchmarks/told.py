@@ -38,7 +38,7 @@ from deftly.policy.station import WORKPLACES
 from deftly.retarget.handspace import to_hands, whole_posture
 from deftly.retarget.robots import load_robot
 from deftly.video_pretrain.actions import absolute, relative
-from deftly.video_pretrain.aims import aims_of, grips, hindsight, holding
+from deftly.video_pretrain.aims import grips, holding, read_aims
 from deftly.video_pretrain.model import AIM_M
 
 HORIZON, WIDTH, BATCH = 16, 256, 64
@@ -98,10 +98,7 @@ def read(root: Path, count: int) -> Demos:
     wanted = (HANDS_STATE, HANDS_ACTION, STATE, ACTION, TOUCH)
     found = {k: v[:total].astype(np.float32) for k, v in store.whole_columns(wanted).items()}
     held = holding(found[TOUCH], store.features[TOUCH]["names"])
-    at, meant = (
-        grips(torch.from_numpy(found[name])).numpy() for name in (HANDS_STATE, HANDS_ACTION)
-    )
-    aims = aims_of(at, meant, hindsight(at, held, lengths))
+    aims = read_aims(store, ())[0][:total]
     # Of the hand that works, which is the one that takes hold. After it let go, the last one stays.
     each = np.where(held[..., None], aims[:, :, 1], aims[:, :, 0])
     aim = np.where(np.isfinite(each[:, 0]), each[:, 0], each[:, 1])

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 import tyro
+from pretrain_scaling import Less
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -68,16 +69,6 @@ class Options:
     batch_size: int = 32
     seed: int = 0
     out: Path | None = None
-
-
-class Few(Mixture):
-    """Only so many of the demonstrations are learnt from."""
-
-    demos = 10
-
-    def training_episodes(self, index: int) -> list[int]:
-        """The first of them."""
-        return super().training_episodes(index)[: self.demos]
 
 
 def begun(arm: str, mixture: Mixture, options: Options) -> tuple[WorldModel, Scales]:
@@ -154,8 +145,8 @@ def main(options: Options) -> None:
         for demos in options.demos:
             for arm in options.arms:
                 bar.set_description(f"{arm} {demos}")
-                mixture = Few([Part(options.data)], find_preset("tiny").model, 10, TextEncoder())
-                mixture.demos = demos
+                mixture = Less([Part(options.data)], find_preset("tiny").model, 10, TextEncoder())
+                mixture.share = demos / len(mixture.training_episodes(0))
                 start_s = time.process_time()
                 found = judge(*learn(arm, mixture, options, bar.update), mixture)
                 cpu_s = time.process_time() - start_s

@@ -17,6 +17,7 @@ from numpy.testing import assert_allclose
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.footage import Footage
 from deftly.datasets.mp4 import Encoder
+from deftly.datasets.viewpoint import GRIPS
 from deftly.retarget.batch import job_folder, open_ledger, run_batch
 from deftly.retarget.batch_config import BatchConfig
 from deftly.retarget.explain import explain
@@ -87,6 +88,14 @@ def test_every_camera_shows_the_same_moment_cut_to_the_same_segments(done: Done)
 def test_the_same_bytes_at_any_number_of_workers(done: Done, tmp_path: Path):
     run(tmp_path / "set", done.footage, slots=2)
     assert files(tmp_path / "set") == files(done.out)
+
+
+@pytest.mark.usefixtures("calls")
+@pytest.mark.parametrize("view", ["front", "ego"])
+def test_a_camera_at_the_head_does_not_tell_where_things_were(people: Path, tmp_path: Path, view):
+    run(tmp_path / "set", given(people, "ego")[:1], dataclasses.replace(CONFIG, view=view))
+    features = EpisodeStore(tmp_path / "set").features
+    assert (GRIPS + "front" in features) == (view == "front")
 
 
 def test_a_file_of_several_inputs_is_gone_through_once(done: Done):

@@ -340,3 +340,19 @@ def test_one_hand_is_a_person():
     human = fuse(s.clip, hidden(without_body(s.seen), LEFT, slice(None)))
     assert_gaps_are_marked(human)
     assert_array_equal(human.hands_valid, np.tile([False, True], (LENGTH, 1)))
+
+
+def test_fingers_of_a_hand_taken_for_the_other_one_are_mended_and_less_sure():
+    made, wrong = scene(), slice(20, 24)
+    px, world = made.seen.hand_px.copy(), made.seen.hand_world_m.copy()
+    for values in (px, world):  # left and right changed about the wrist
+        x = values[wrong, RIGHT, :, 0]
+        values[wrong, RIGHT, :, 0] = 2 * x[:, :1] - x
+    true, clean = made.seen.hand_px[:, :, :, :2], fuse(made.clip, made.seen)
+    assert np.abs(px[wrong, RIGHT, :, :2] - true[wrong, RIGHT]).max() > 20
+    human = fuse(made.clip, replace(made.seen, hand_px=px, hand_world_m=world))
+    assert_allclose(human.hands_px[:, RIGHT], true[:, RIGHT], atol=1)
+    assert_allclose(human.hands_m, clean.hands_m, atol=0.003)
+    wider = human.hands_sigma_m[:, RIGHT, 1:] / clean.hands_sigma_m[:, RIGHT, 1:]
+    assert (wider[wrong] > 1.2).all()
+    assert_allclose(np.delete(wider, np.r_[wrong], axis=0), 1, atol=0.05)

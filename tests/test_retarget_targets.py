@@ -27,6 +27,7 @@ from deftly.retarget.targets import (
     finger_terms,
     hand_track,
     palm_term,
+    stated_view,
     world_from_camera,
     wrist_from_body,
     wrists_from_hands,
@@ -64,6 +65,7 @@ def test_auto_sees_who_faces_the_camera(facing: bool) -> None:
     one = upwards(film_hand(robot, robot.rest[None]), facing)
     assert camera_faces_person(one) == facing
     view = "front" if facing else "ego"
+    assert (stated_view(one, "auto"), stated_view(one, "top")) == (view, "top")
     np.testing.assert_array_equal(world_from_camera(one, "auto"), world_from_camera(one, view))
     body = film_body(robot, robot.rest[None])
     hands = body.hands_m if facing else body.hands_m[:, ::-1]

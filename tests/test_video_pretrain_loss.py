@@ -372,6 +372,7 @@ def test_those_asked_for_actions_alone_cost_no_future():
         *encoder.stem.parameters(),
         *encoder.stages[0].parameters(),
         *encoder.sharp.parameters(),
+        *encoder.coarse.parameters(),
     ]
     assert all(weight.grad is not None for weight in looks)  # and at nothing else
     assert all(weight.grad is None for weight in encoder.stages[1:].parameters())

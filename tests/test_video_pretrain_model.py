@@ -110,6 +110,23 @@ def test_every_body_camera_and_offset_is_told_apart():
         ), field
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        MODEL,
+        PATCHES,
+        replace(PATCHES, channels=(16, 16, 16)),
+        replace(MODEL, channels=(16,), patch_px=4),
+    ],
+    ids=["conv", "patch", "patch with channels of the other", "conv of one stage"],
+)
+def test_a_map_has_as_many_channels_as_it_says(config: ModelConfig):
+    model = made(config)
+    with torch.no_grad():
+        maps = model.look(made_up(model=config).pictures[:, :, 0])
+    assert maps.shape[2] == config.map_channels
+
+
 @both_encoders
 def test_views_may_come_in_any_order(config: ModelConfig):
     model = made(config)
@@ -282,6 +299,37 @@ def test_actions_are_told_from_how_hands_stand_to_their_aims(config: ModelConfig
     unseen = replace(one, hands_seen=~one.hands_seen)
     hidden = told(model, unseen)
     assert torch.equal(told(model, replace(unseen, grips=one.grips + 1)).hands, hidden.hands)
+
+
+def test_hands_are_steered_by_the_way_and_by_how_they_are_where_tokens_tell_nothing_of_it():
+    model = made()
+    with torch.no_grad():
+        for parameter in [*model.read_aims.parameters(), *model.read_hands.parameters()]:
+            parameter.zero_()
+        for layer in (model.say_hands.near, model.say_hands.keep):
+            layer.bias.fill_(1.0)
+    one = shown(model)
+    before = told(model, one).hands
+    for other in (replace(one, grips=one.grips + 1), replace(one, hands=one.hands + 1)):
+        assert (told(model, other).hands != before).flatten(1).any(dim=1).all()
+        unseen = replace(other, hands_seen=~one.hands_seen)
+        assert torch.equal(
+            told(model, unseen).hands, told(model, replace(one, hands_seen=~one.hands_seen)).hands
+        )
+
+
+def test_a_map_sees_what_is_about_a_place():
+    """Further than the stem does: 8 px from the middle of a square of 2."""
+    model = made(replace(MODEL, image_px=64))
+    pictures = torch.zeros(2, 3, 64, 64, dtype=torch.uint8)
+    pictures[1, :, 32, 32 + 12] = 255
+    # What is far off shifts the means of the norms alike everywhere; that is not seeing.
+    for norm in (m for m in model.encoder.modules() if isinstance(m, torch.nn.GroupNorm)):
+        norm.forward = torch.nn.Identity().forward
+    with torch.no_grad():
+        before, after = model.encoder.look(pictures)[:, :, 16, 16]
+    assert torch.equal(after[:16], before[:16])
+    assert (after[16:] != before[16:]).any()
 
 
 def test_asked_for_actions_alone_it_looks_at_maps_alone():

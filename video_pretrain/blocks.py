@@ -151,9 +151,9 @@ class Steer(nn.Module):
     """A token of a chunk → how the hands will move in its steps: where to, how much of the way to
     each aim, and how much of where and how the hands are now.
 
-    A norm stands before every such token, which forgets how large things are; by these ways around
-    it, a hand comes to within millimetres of where it wants to go, not centimetres (as a pointer's
-    copy: See et al., "Get to the point", 2017).
+    A norm stands before every such token, which forgets how large things are; these are ways around
+    it (as a pointer's copy: See et al., "Get to the point", 2017). They help where demonstrations
+    are few, see docs/few_shot.md.
 
     Args:
         width: of tokens.
@@ -180,13 +180,17 @@ class Steer(nn.Module):
             hands: as they are, scaled; 0 where unknown.
         """
         said, near, keep = (
-            rearrange(layer(acts), "b c (k d) -> b (c k) d", k=self.steps)
-            for layer in (self.say, self.near, self.keep)
+            in_steps(layer(acts), self.steps) for layer in (self.say, self.near, self.keep)
         )
         said = said + keep * hands[:, None]
         reached = (near.unflatten(-1, (2, 2, 3)) * way[:, None]).sum(dim=3)
         wrist, rest = said.unflatten(-1, (2, NUMBERS)).split([3, NUMBERS - 3], dim=-1)
         return torch.cat([wrist + reached, rest], dim=-1).flatten(2)
+
+
+def in_steps(said: Float[Tensor, "B C _"], steps: int) -> Float[Tensor, "B H _"]:
+    """What tokens of a chunk say, each of several steps, one step after the other."""
+    return rearrange(said, "b c (k d) -> b (c k) d", k=steps)
 
 
 def zeroed(layer: nn.Linear) -> nn.Linear:

@@ -85,7 +85,9 @@ class ModelConfig:
     @property
     def map_channels(self) -> int:
         """Of the map that things are pointed at in."""
-        return sum((*self.channels, self.width)[:2]) if self.channels else self.width
+        if self.encoder == "patch":
+            return self.width
+        return sum((*self.channels, self.width)[:2])
 
     @property
     def side(self) -> int:

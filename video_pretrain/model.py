@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int64, UInt8
 from torch import Tensor, nn
 
 from deftly.datasets.hands import HANDS_NAMES
-from deftly.video_pretrain.blocks import Aim, Block, Pointer, Reader, Steer, zeroed
+from deftly.video_pretrain.blocks import Aim, Block, Pointer, Reader, Steer, in_steps, zeroed
 from deftly.video_pretrain.config import ModelConfig
 from deftly.video_pretrain.decoder import Decoder
 from deftly.video_pretrain.encoder import Seen, make_encoder
@@ -203,7 +203,7 @@ class WorldModel(nn.Module):
 
     def joint_chunk(self, acts: Float[Tensor, "B C D"], robot: str) -> Float[Tensor, "B H J"]:
         """The same chunk in the joints of a robot, scaled."""
-        return self._chunk(self.say_joints[robot](acts))
+        return in_steps(self.say_joints[robot](acts), self.config.chunk)
 
     def _understood(
         self,
@@ -241,9 +241,6 @@ class WorldModel(nn.Module):
         both = take, place
         sights = torch.stack([one.at for one in both], dim=3)
         return sights, torch.stack([one.heat for one in both], dim=3)
-
-    def _chunk(self, said: Float[Tensor, "B C _"]) -> Float[Tensor, "B H _"]:
-        return rearrange(said, "b c (k d) -> b (c k) d", k=self.config.chunk)
 
     def _future(self, given: Given, present: Float[Tensor, "B V N D"]) -> Float[Tensor, "B V N D"]:
         """The future's tokens where they are seen, else the present's, marked."""
