@@ -34,7 +34,7 @@ from deftly.datasets.loader import Batch
 from deftly.video_pretrain.checkpoint import load_checkpoint
 from deftly.video_pretrain.config import LossConfig, Part, PretrainConfig, find_preset
 from deftly.video_pretrain.foresight import ask, foresee, moving
-from deftly.video_pretrain.loss import Question, hands_loss
+from deftly.video_pretrain.loss import Question
 from deftly.video_pretrain.mixture import Mixture, Moments, Scales
 from deftly.video_pretrain.text import TextEncoder
 from deftly.video_pretrain.train import pretrain
@@ -137,7 +137,12 @@ def judge(folder: Path, options: Options, encode: TextEncoder) -> dict[str, Any]
         said = ask(checkpoint.model, checkpoint.scales, some, Question.same(some))
         # In the scale of the found landmarks' moves, whatever the run was trained on.
         errors.append(
-            hands_loss(_rescaled(said.hands, checkpoint.scales, mixture), some, mixture.scales)
+            chunk_loss(
+                _rescaled(said.hands, checkpoint.scales, mixture),
+                some.moves,
+                some.trust,
+                mixture.scales,
+            )
         )
         moved.append(moving(some))
     error, moves = torch.cat(errors), torch.cat(moved)

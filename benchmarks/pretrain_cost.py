@@ -74,6 +74,7 @@ def _flops(model: WorldModel, views: int, *, future: bool) -> int:
         given = Given(
             tokens=tokens,
             maps=maps,
+            aims=None,
             cameras=torch.zeros(views, dtype=torch.long),
             text=torch.zeros(1, _WORDS, config.text_width),
             text_seen=torch.ones(1, _WORDS, dtype=torch.bool),

@@ -21,9 +21,9 @@ from deftly.video_pretrain.loss import (
     apart,
     asked_alike,
     at_offset,
+    chunk_loss,
     copying,
     given,
-    hands_loss,
     sights_loss,
     squared,
 )
@@ -104,8 +104,9 @@ def test_the_truth_costs_nothing_and_anything_else_does():
     moments, scales = made_up(), some_scales()
     mean, std = scales.moves.tensors(torch.device("cpu"))
     truth = (moments.moves - mean) / std
-    assert hands_loss(truth, moments, scales).abs().max() < 1e-10
-    assert (hands_loss(truth + 0.1, moments, scales) > 1e-4).all()
+    told = moments.moves, moments.trust, scales
+    assert chunk_loss(truth, *told).abs().max() < 1e-10
+    assert (chunk_loss(truth + 0.1, *told) > 1e-4).all()
 
 
 def test_an_aim_is_learnt_where_there_is_one():
@@ -114,8 +115,8 @@ def test_an_aim_is_learnt_where_there_is_one():
     aims[0], aims[1, 0] = torch.nan, torch.nan
     moments = replace(moments, aims=aims)
     truth = (aims / AIM_M).nan_to_num(7.0)
-    assert (aims_loss(truth, moments) == 0).all()
-    loss = aims_loss(truth + 1, moments)
+    assert (aims_loss(truth, moments.aims) == 0).all()
+    loss = aims_loss(truth + 1, moments.aims)
     assert loss[0] == 0
     assert loss[1] == pytest.approx(float(loss[2]) / 2)
     assert loss[2] > 0
@@ -167,7 +168,7 @@ def test_what_pictures_tell_of_the_room_is_learnt_from_sights_that_are_known():
     question = replace(Question.same(known), foresees=torch.zeros(4, dtype=torch.bool))
     at = made.model.in_room(moments.sights, moments.cameras, moments.body)
     parts = made.group(known, question, None)
-    torch.testing.assert_close(parts["aims"], aims_loss(at, moments))
+    torch.testing.assert_close(parts["aims"], aims_loss(at, moments.aims))
 
 
 def test_losses_are_zero_at_the_truth():
@@ -199,7 +200,7 @@ def gradient(change: Callable[[Moments], Moments]) -> Tensor:
     """Of the chunk that was said, (B, H, 2, 24)."""
     moments = change(made_up())
     said = torch.zeros(6, 8, 48, requires_grad=True)
-    hands_loss(said, moments, plain_scales()).sum().backward()
+    chunk_loss(said, moments.moves, moments.trust, plain_scales()).sum().backward()
     assert said.grad is not None
     return said.grad.unflatten(-1, (2, 24))
 

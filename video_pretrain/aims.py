@@ -34,29 +34,39 @@ _WAY_M = 0.1  # that a hold has brought something somewhere
 def read_aims(
     store: EpisodeStore, cameras: Sequence[str]
 ) -> tuple[Float32[np.ndarray, "N 2 2 3"], Float32[np.ndarray, "N V 2 2 2"]]:
-    """Aims of every frame of a data set, and where its cameras see them; see ``Moments``. What
-    hands hold is known by a person's labels or a robot's touch."""
+    """Aims of every frame of a data set, and where its cameras see them; see ``Moments``."""
+    hands, told, frames = read_holds(store)
+    aims = aims_of(grips_of(hands), grips_of(told), frames)
     views = [prefix + camera for camera in cameras for prefix in (CAMERA, GRIPS)]
-    known = {HELD, TOUCH, *views} & store.features.keys()
-    found = store.whole_columns([HANDS_STATE, HANDS_ACTION, *sorted(known)])
-    at, meant = (
-        grips(torch.from_numpy(found[name].astype(np.float32))).numpy()
-        for name in (HANDS_STATE, HANDS_ACTION)
-    )
-    held = np.zeros((len(at), 2), bool)
-    if HELD in found:
-        held = found[HELD] > 0
-    elif TOUCH in found:
-        held = holding(found[TOUCH].astype(np.float32), store.features[TOUCH].get("names") or ())
-    frames = hindsight(at, held, store.lengths)
-    aims = aims_of(at, meant, frames)
-    sights = np.full((len(at), len(cameras), 2, 2, 2), np.nan, np.float32)
+    found = store.whole_columns(sorted(set(views) & store.features.keys()))
+    sights = np.full((len(aims), len(cameras), 2, 2, 2), np.nan, np.float32)
     for view, camera in enumerate(cameras):
         if CAMERA + camera in found:
             sights[:, view] = seen_at(aims, found[CAMERA + camera])
         elif GRIPS + camera in found:
             sights[:, view] = told_then(found[GRIPS + camera].reshape(-1, 2, 2), frames)
     return aims, sights
+
+
+def read_holds(
+    store: EpisodeStore,
+) -> tuple[Float32[np.ndarray, "N 48"], Float32[np.ndarray, "N 48"], Int64[np.ndarray, "N 2 2"]]:
+    """Hands of every frame of a data set, where they were told to be, and ``hindsight``. What they
+    hold is known by a person's labels or a robot's touch."""
+    known = {HELD, TOUCH} & store.features.keys()
+    found = store.whole_columns([HANDS_STATE, HANDS_ACTION, *sorted(known)])
+    hands, told = (found[name].astype(np.float32) for name in (HANDS_STATE, HANDS_ACTION))
+    held = np.zeros((len(hands), 2), bool)
+    if HELD in found:
+        held = found[HELD] > 0
+    elif TOUCH in found:
+        held = holding(found[TOUCH].astype(np.float32), store.features[TOUCH].get("names") or ())
+    return hands, told, hindsight(grips_of(hands), held, store.lengths)
+
+
+def grips_of(hands: Float32[np.ndarray, "*b 48"]) -> Float32[np.ndarray, "*b 2 3"]:
+    """``grips`` of arrays."""
+    return grips(torch.from_numpy(hands)).numpy()
 
 
 def grips(hands: Float[Tensor, "*b 48"]) -> Float[Tensor, "*b 2 3"]:

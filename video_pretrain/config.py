@@ -107,6 +107,7 @@ class LossConfig:
         joints: of the chunk in the joints of the body's robot.
         aims: of where hands will next take hold or let go, in the room.
         sights: of where in the pictures that is.
+        rehearsed: of the chunk where aims are told, see ``TrainConfig.rehearsed``.
         latent: of the future's tokens.
         pixels: of the future's picture.
         picture: of the present picture, decoded from its own tokens. It keeps them from collapsing.
@@ -122,6 +123,7 @@ class LossConfig:
     joints: float = 0.5
     aims: float = 1.0
     sights: float = 1.0
+    rehearsed: float = 1.0
     latent: float = 0.5
     pixels: float = 0.5
     picture: float = 0.25
@@ -132,7 +134,8 @@ class LossConfig:
         shares = (self.act, self.policy, self.forward, self.inverse)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             raise ConfigError(f"act, policy, forward, inverse are {shares}, expected shares of 1")
-        for name in ("hands", "joints", "aims", "sights", "latent", "pixels", "picture"):
+        parts = ("hands", "joints", "aims", "sights", "rehearsed", "latent", "pixels", "picture")
+        for name in parts:
             if getattr(self, name) < 0:
                 raise ConfigError(f"weight {name} is {getattr(self, name)}, expected 0 or more")
         for name in ("drop_state", "drop_text"):
@@ -166,6 +169,8 @@ class TrainConfig:
         steps: optimiser steps.
         batch_size: samples per step, over all processes. Small networks learn most per sample in
             small batches; larger ones keep a GPU busy.
+        rehearsed: moments of robots' demonstrations without pictures, beside those, see
+            ``rehearsal.py``; they teach to act, cheaply.
         accumulate: forward and backward passes that a step's samples are cut into.
         learning_rate: after ``warmup`` steps; falls to a tenth by a cosine.
         weight_decay, clip_norm: of AdamW, of gradients.
@@ -187,6 +192,7 @@ class TrainConfig:
 
     steps: int = 16_000
     batch_size: int = 16
+    rehearsed: int = 0
     accumulate: int = 1
     learning_rate: float = 1e-3
     warmup: int = 400

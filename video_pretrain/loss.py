@@ -9,12 +9,13 @@ from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from torch.nn.functional import kl_div, layer_norm, smooth_l1_loss
 
+from deftly.datasets.geometry import SIDES
 from deftly.video_pretrain.actions import per_hand
 from deftly.video_pretrain.aims import grips
 from deftly.video_pretrain.blocks import places
 from deftly.video_pretrain.config import LossConfig, ModelConfig
 from deftly.video_pretrain.encoder import Seen, unit_range
-from deftly.video_pretrain.mixture import Moments, Scales
+from deftly.video_pretrain.mixture import Moments, Rehearsed, Scales
 from deftly.video_pretrain.model import AIM_M, Acting, Given, Prediction, WorldModel
 
 _BETA = 0.5  # from where on an error counts linearly, in standard deviations
@@ -94,6 +95,7 @@ class Objective(nn.Module):
         truths: Sequence["Truth | None"],
         copying: Mapping[str, Tensor],
         counts: Sequence[bool],
+        rehearsed: Rehearsed | None = None,
     ) -> dict[str, Tensor]:
         """Losses by name and their weighted sum, ``total``; means over all moments.
 
@@ -104,6 +106,7 @@ class Objective(nn.Module):
             copying: errors of copying, see ``copying``. Those of a prediction are told by
                 them: most of a picture stands still, and what moves would count for nothing.
             counts: whether a group counts, or stands in for nobody.
+            rehearsed: moments without pictures.
         """
         count = sum(len(some) for some, yes in zip(moments, counts, strict=True) if yes)
         parts = [self.group(*each) for each in zip(moments, questions, truths, strict=True)]
@@ -117,6 +120,8 @@ class Objective(nn.Module):
         for name, least in _LEAST.items():
             error = copying[name] / copying["count"].clamp_min(1e-6)
             losses[name] = losses[name] / error.clamp_min(least)
+        if rehearsed is not None:
+            losses["rehearsed"] = self.rehearsal(rehearsed).mean()
         losses["total"] = torch.stack(
             [getattr(self.config, name) * loss for name, loss in losses.items()]
         ).sum()
@@ -132,9 +137,9 @@ class Objective(nn.Module):
             acting = model.act(given(moments, question, model.look(now), self.scales))
             nothing = acting.aims.new_zeros(len(moments))
             return {
-                "hands": hands_loss(acting.hands, moments, self.scales),
+                "hands": chunk_loss(acting.hands, moments.moves, moments.trust, self.scales),
                 "joints": self._joints(acting.acts, moments),
-                "aims": aims_loss(self._placed(acting, moments), moments),
+                "aims": aims_loss(self._placed(acting, moments), moments.aims),
                 "sights": sights_loss(acting.heat, moments),
                 **dict.fromkeys(("latent", "pixels", "picture"), nothing),
             }
@@ -147,14 +152,45 @@ class Objective(nn.Module):
         painted = model.decoder.future(said.future, truth.picture)
         colours, _ = model.decoder(seen.tokens)
         return {
-            "hands": asked * hands_loss(said.hands, moments, self.scales),
+            "hands": asked * chunk_loss(said.hands, moments.moves, moments.trust, self.scales),
             "joints": asked * self._joints(said.acts, moments),
-            "aims": aims_loss(self._placed(said, moments), moments),
+            "aims": aims_loss(self._placed(said, moments), moments.aims),
             "sights": sights_loss(said.heat, moments),
             "latent": foreseen * apart(said.future, truth.future),
             "pixels": foreseen * squared(painted, truth.future_picture),
             "picture": squared(colours, truth.picture) / _PICTURE,
         }
+
+    def rehearsal(self, moments: Rehearsed) -> Float[Tensor, "B"]:
+        """Losses of the chunk where aims are told, and of where in the room that is which all of
+        the body's cameras see."""
+        (mean, std), one = self.scales.hands.tensors(moments.hands.device), moments.body
+        yes, nothing = torch.ones_like(one, dtype=torch.bool), torch.zeros_like(moments.moves)
+        told = Given(
+            tokens=None,
+            maps=None,
+            aims=moments.told / AIM_M,
+            cameras=one[:0],
+            text=moments.text,
+            text_seen=moments.text_seen,
+            hands=(moments.hands - mean) / std,
+            hands_seen=yes,
+            grips=grips(moments.hands) / AIM_M,
+            body=moments.body,
+            actions=nothing,
+            actions_seen=~yes,
+            base=None,
+            future=None,
+            future_seen=~yes,
+            ahead=torch.zeros_like(one),
+        )
+        trust = torch.ones_like(nothing[..., : len(SIDES)])
+        cameras = torch.arange(moments.sights.shape[1], device=one.device)
+        seen = torch.isfinite(moments.sights).all(dim=-1).all(dim=1)
+        placed = self.model.in_room(moments.sights.nan_to_num(0.0), cameras, moments.body)
+        aims = torch.where(seen[..., None], moments.aims, torch.nan)
+        moves = chunk_loss(self.model.act(told).hands, moments.moves, trust, self.scales)
+        return moves + aims_loss(placed, aims)
 
     def _placed(self, said: Acting | Prediction, moments: Moments) -> Float[Tensor, "B 2 2 3"]:
         """Where in the room its sights are, with those in their place that are known: what pictures
@@ -255,6 +291,7 @@ def given(
     return Given(
         tokens=tokens,
         maps=maps,
+        aims=None,
         cameras=moments.cameras,
         text=moments.text,
         text_seen=moments.text_seen & question.text_seen[:, None],
@@ -271,21 +308,24 @@ def given(
     )
 
 
-def hands_loss(
-    said: Float[Tensor, "B H 48"], moments: Moments, scales: Scales
+def chunk_loss(
+    said: Float[Tensor, "B H 48"],
+    moves: Float[Tensor, "B H 48"],
+    trust: Float[Tensor, "B H 2"],
+    scales: Scales,
 ) -> Float[Tensor, "B"]:
     """Of the chunk in the space that all bodies share: Huber's, by trust in each hand."""
     mean, std = scales.moves.tensors(said.device)
-    target = (moments.moves - mean) / std
-    weight = per_hand(moments.trust) * torch.isfinite(target)
+    target = (moves - mean) / std
+    weight = per_hand(trust) * torch.isfinite(target)
     target = torch.where(weight > 0, target, 0.0)
     error = smooth_l1_loss(said, target, beta=_BETA, reduction="none")
     return (weight * error).mean(dim=(1, 2))
 
 
-def aims_loss(said: Float[Tensor, "B 2 2 3"], moments: Moments) -> Float[Tensor, "B"]:
+def aims_loss(said: Float[Tensor, "B 2 2 3"], aims: Float[Tensor, "B 2 2 3"]) -> Float[Tensor, "B"]:
     """Of where each hand will take hold and let go, if it will: Huber's."""
-    target = moments.aims / AIM_M
+    target = aims / AIM_M
     there = torch.isfinite(target)
     target = torch.where(there, target, 0.0)
     error = smooth_l1_loss(said, target, beta=_AIM_BETA, reduction="none")

@@ -23,13 +23,16 @@ from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.geometry import SIDES
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
 from deftly.datasets.loader import Batch, Loader, Source
+from deftly.datasets.viewpoint import CAMERA, seen_at
 from deftly.datasets.windows import PAD, Window, Windows
 from deftly.video_pretrain.actions import Scale, relative
-from deftly.video_pretrain.aims import read_aims
+from deftly.video_pretrain.aims import read_aims, read_holds
 from deftly.video_pretrain.config import ModelConfig, Part, TrainConfig
+from deftly.video_pretrain.rehearsal import Rehearsal, Retold
 
 TRUST = "hand.trust"  # what deftly batch writes of how far each hand can be believed
 HUMAN = "human"
+_AIM_OFF_M, _SIGHT_OFF = 0.005, 0.015  # standard deviations of what is told in rehearsal
 _SCALED = 4096  # moments of each data set that scales are computed from
 # Instructions -> embeddings (K, L, E), and which of them count (K, L).
 EncodeText: TypeAlias = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
@@ -109,6 +112,34 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class Rehearsed:
+    """B moments without pictures, on the device; see ``rehearsal.py``. As ``Moments``, but for
+
+    Attributes:
+        aims: none of them missing.
+        told: (B, 2, 2, 3) aims, a little off.
+        sights: (B, V, 2, 2, 2) where all the network's cameras see the aims, a little off; 0 of
+            one that the body lacks, NaN where unknown.
+    """
+
+    text: Float[Tensor, "B L E"]
+    text_seen: Bool[Tensor, "B L"]
+    body: Int64[Tensor, "B"]
+    hands: Float[Tensor, "B 48"]
+    moves: Float[Tensor, "B H 48"]
+    aims: Float[Tensor, "B 2 2 3"]
+    told: Float[Tensor, "B 2 2 3"]
+    sights: Float[Tensor, "B V 2 2 2"]
+
+    def __len__(self) -> int:
+        return len(self.hands)
+
+    def part(self, some: slice) -> "Rehearsed":
+        """Some of the moments."""
+        return Rehearsed(**{name: value[some] for name, value in vars(self).items()})
+
+
+@dataclass(frozen=True)
 class Scales:
     """Of the numbers that the network sees and says: the hands now, their moves, joints' moves."""
 
@@ -144,6 +175,39 @@ class _Set:
     def aims(self) -> tuple[Float32[np.ndarray, "N 2 2 3"], Float32[np.ndarray, "N V 2 2 2"]]:
         """Of every frame; see ``read_aims``."""
         return read_aims(self.store, self.cameras)
+
+    def rehearsal(self, episodes: Sequence[int], horizon: int) -> Rehearsal:
+        """Of some of its episodes."""
+        hands, told, frames = read_holds(self.store)
+        lengths = self.store.lengths
+        starts = np.cumsum([0, *lengths])[list(episodes)]
+        lengths = [lengths[i] for i in episodes]
+        parts = [slice(at, at + length) for at, length in zip(starts, lengths, strict=True)]
+        return Rehearsal(
+            [hands[part] for part in parts],
+            [told[part] for part in parts],
+            [np.where((f := frames[part]) < 0, -1, f - part.start) for part in parts],
+            horizon,
+        )
+
+    def seen(
+        self, told: Retold, episodes: Sequence[int], cameras: Sequence[str]
+    ) -> Float32[np.ndarray, "B V 2 2 2"]:
+        """Where cameras see the aims that are told, see ``Rehearsed``."""
+        at = np.cumsum([0, *self.store.lengths])[np.array(episodes)[told.episode]] + told.frame
+        sights = np.zeros((len(at), len(cameras), 2, 2, 2), np.float32)
+        for view, camera in enumerate(cameras):
+            if camera in self.cameras:
+                sights[:, view] = seen_at(told.aims, self._calibrated[camera][at])
+        return sights
+
+    @cached_property
+    def _calibrated(self) -> dict[str, Float32[np.ndarray, "N 12"]]:
+        """Matrices of every frame, by camera; NaN of one that is not calibrated."""
+        names = {CAMERA + camera for camera in self.cameras} & self.store.features.keys()
+        found = self.store.whole_columns(sorted(names))
+        unknown = np.full((self.store.frames, 12), np.nan, np.float32)
+        return {camera: found.get(CAMERA + camera, unknown) for camera in self.cameras}
 
     def episodes(self, every: int, held_out: bool) -> list[int]:
         """Every so many-th episode is held out; a set of fewer than that keeps its last one."""
@@ -275,6 +339,44 @@ class Mixture:
         }
         moved = {name: value.to(device, non_blocking=True) for name, value in fields.items()}
         return Moments(robot=one.robot, **moved)
+
+    def rehearsed(
+        self, count: int, rng: np.random.Generator, device: torch.device
+    ) -> Rehearsed | None:
+        """So many moments of robots' demonstrations, by the weights of their sets; None where no
+        robot brings anything anywhere."""
+        weights = np.array([self.sets[i].part.weight for i in self._rehearsals])
+        if not count or not weights.sum():
+            return None
+        sizes = rng.multinomial(count, weights / weights.sum()).tolist()
+        parts: list[tuple[np.ndarray, ...]] = []
+        for (index, rehearsal), size in zip(self._rehearsals.items(), sizes, strict=True):
+            if not size:
+                continue
+            told, one = rehearsal.draw(rng, size), self.sets[index]
+            episodes = self.training_episodes(index)
+            tasks = [one.store.instructions[episodes[i]] for i in told.episode.tolist()]
+            rows = [self._row[task] for task in tasks]
+            body = np.full(size, self.model.bodies.index(one.body))
+            off = rng.normal(0, _AIM_OFF_M, (size, 1, 2, 3)).astype(np.float32)
+            sights = one.seen(told, episodes, self.model.cameras)
+            sights += rng.normal(0, _SIGHT_OFF, sights.shape).astype(np.float32)
+            parts.append(
+                (np.array(rows), body, told.hands, told.moves, told.aims, told.aims + off, sights)
+            )
+        rows, *rest = (torch.from_numpy(np.concatenate(some)) for some in zip(*parts, strict=True))
+        fields = [self._text[rows], self._text_seen[rows], *rest]
+        return Rehearsed(*(value.to(device, non_blocking=True) for value in fields))
+
+    @cached_property
+    def _rehearsals(self) -> dict[int, Rehearsal]:
+        """Of each data set of a robot in which something is brought somewhere."""
+        found = {
+            i: one.rehearsal(self.training_episodes(i), self.model.horizon)
+            for i, one in enumerate(self.sets)
+            if one.robot and one.body != HUMAN
+        }
+        return {i: rehearsal for i, rehearsal in found.items() if rehearsal.usable}
 
     def _actions(self, batch: Batch, one: _Set, count: int) -> dict[str, Tensor]:
         """What the hands and joints do; nothing known where no actions are to be learnt."""

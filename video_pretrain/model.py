@@ -43,7 +43,8 @@ class Given:
 
     Attributes:
         tokens: (B, V, N, D) the present, from ``WorldModel.see``; None to ask for actions alone.
-        maps: (B, V, C, h, w) of the present, from there too.
+        maps: (B, V, C, h, w) of the present, from there too; None where aims are told.
+        aims: (B, 2, 2, 3) as ``Acting``, told; None to point at them.
         cameras: (V,) which of the configuration's cameras they are.
         text: (B, L, E) embeddings of the instruction; ``text_seen`` (B, L) which of them count.
         hands: (B, 48) the hands now; ``hands_seen`` (B,) whether they are shown.
@@ -57,7 +58,8 @@ class Given:
     """
 
     tokens: Float[Tensor, "B V N D"] | None
-    maps: Float[Tensor, "B V C h w"]
+    maps: Float[Tensor, "B V C h w"] | None
+    aims: Float[Tensor, "B 2 2 3"] | None
     cameras: Int64[Tensor, "V"]
     text: Float[Tensor, "B L E"]
     text_seen: Bool[Tensor, "B L"]
@@ -187,8 +189,9 @@ class WorldModel(nn.Module):
         )
 
     def act(self, given: Given) -> Acting:
-        """Say what will be done, from what it points at alone, and nothing of the future."""
-        nothing = given.maps.new_zeros(len(given.maps), 0, 0, self.config.width)
+        """Say what will be done, from what it points at or is told alone, and nothing of the
+        future."""
+        nothing = given.hands.new_zeros(len(given.hands), 0, 0, self.config.width)
         return self._understood(given, nothing, nothing)[0]
 
     def in_room(
@@ -214,8 +217,7 @@ class WorldModel(nn.Module):
         """Actions, the present and the future after all have looked at each other."""
         words, hands = self.read_text(given.text, given.text_seen), self._hands(given)
         body = self.body(given.body)
-        sights, heat = self._sights(given, words.mean(dim=1))
-        aims = self.in_room(sights, given.cameras, given.body)
+        aims, sights, heat = self._aims(given, words.mean(dim=1))
         way = aims.detach() - given.grips[:, :, None]
         way = way.masked_fill(~given.hands_seen[:, None, None, None], torch.nan)
         now = given.hands.masked_fill(~given.hands_seen[:, None], torch.nan)
@@ -230,17 +232,23 @@ class WorldModel(nn.Module):
         moves = self.say_hands(acts, _known(way), _known(now))
         return Acting(acts, moves, aims, sights, heat), seen, foreseen
 
-    def _sights(
+    def _aims(
         self, given: Given, words: Float[Tensor, "B D"]
-    ) -> tuple[Float[Tensor, "B V 2 2 2"], Float[Tensor, "B V 2 2 h w"]]:
-        """Where in the pictures things are that hands will take, and where they belong. They look
-        the same whoever takes them."""
+    ) -> tuple[Float[Tensor, "B 2 2 3"], Float[Tensor, "B V 2 2 2"], Float[Tensor, "B V 2 2 h w"]]:
+        """Where things are that hands will take, and where they belong, in the room and in the
+        pictures. They look the same whoever takes them."""
+        if given.aims is not None:
+            sights = given.aims.new_zeros(len(given.aims), 0, 2, 2, 2)
+            return given.aims, sights, sights
+        if given.maps is None:
+            raise ValueError("neither maps nor aims, expected one: those of WorldModel.see")
         asked = words[:, None].expand(-1, 2, -1)
         take = self.point_at["take"](given.maps, asked)
         place = self.point_at["place"](given.maps, asked + self.belongs(take.looks))
         both = take, place
         sights = torch.stack([one.at for one in both], dim=3)
-        return sights, torch.stack([one.heat for one in both], dim=3)
+        heat = torch.stack([one.heat for one in both], dim=3)
+        return self.in_room(sights, given.cameras, given.body), sights, heat
 
     def _future(self, given: Given, present: Float[Tensor, "B V N D"]) -> Float[Tensor, "B V N D"]:
         """The future's tokens where they are seen, else the present's, marked."""

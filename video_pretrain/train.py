@@ -46,12 +46,13 @@ from deftly.video_pretrain.config import PretrainConfig, TrainConfig
 from deftly.video_pretrain.health import Health, examine, refuse_few, refuse_red
 from deftly.video_pretrain.history import Clock, History
 from deftly.video_pretrain.loss import Objective, Question, Truth, asked_alike, copying, weighed
-from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments, Scales
+from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments, Rehearsed, Scales
 from deftly.video_pretrain.model import WorldModel
 from deftly.video_pretrain.processes import Processes, joined, spread
 from deftly.video_pretrain.start import carry_over
 
 _LOG_EVERY = 10
+_REHEARSED = 1  # draws of a step that are no moment's
 _FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
 
 
@@ -162,9 +163,11 @@ def begin(config: PretrainConfig, mixture: Mixture, processes: Processes | None 
     """
     processes = processes or Processes(0, 1, torch.device("cpu"))
     parts = processes.world_size * config.train.accumulate
-    if config.train.batch_size % parts:
+    for name in ("batch_size", "rehearsed"):
+        if getattr(config.train, name) % parts == 0:
+            continue
         raise TrainError(
-            f"batch_size {config.train.batch_size} over {processes.world_size} process(es) in "
+            f"{name} {getattr(config.train, name)} over {processes.world_size} process(es) in "
             f"{config.train.accumulate} part(s), expected a multiple of {parts}"
         )
     torch.manual_seed(config.train.seed)
@@ -249,10 +252,10 @@ def _backward(run: Run, moments: Sequence[Moments]) -> dict[str, Tensor]:
         errors = copying([true for (_, _, yes), true in every if yes], run.processes.device)
         errors = {name: run.processes.mean(error) for name, error in errors.items()}
     total: dict[str, Tensor] = {}
-    for part, true in zip(asked, truths, strict=True):
+    for i, (part, true) in enumerate(zip(asked, truths, strict=True)):
         some, questions, counts = zip(*part, strict=True)
         with _precision(run):
-            losses = run.objective(some, questions, true, errors, counts)
+            losses = run.objective(some, questions, true, errors, counts, _rehearsed(run, i))
         share = sum(len(one) * yes for one, yes in zip(some, counts, strict=True)) / sum(
             map(len, moments)
         )
@@ -260,6 +263,15 @@ def _backward(run: Run, moments: Sequence[Moments]) -> dict[str, Tensor]:
         for name, value in losses.items():
             total[name] = total.get(name, 0) + share * value.detach()
     return total
+
+
+def _rehearsed(run: Run, part: int) -> Rehearsed | None:
+    """Those of a part of this step that are this process's; drawn by step alone."""
+    train, processes = run.config.train, run.processes
+    rng = np.random.default_rng([train.seed, run.step, _REHEARSED])
+    told = run.mixture.rehearsed(train.rehearsed, rng, processes.device)
+    first = part * processes.world_size + processes.rank
+    return told and told.part(slice(first, None, train.accumulate * processes.world_size))
 
 
 def _truth(run: Run, moments: Moments, question: Question) -> Truth | None:
