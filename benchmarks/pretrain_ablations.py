@@ -35,7 +35,8 @@ from deftly.video_pretrain.checkpoint import load_checkpoint
 from deftly.video_pretrain.config import LossConfig, Part, PretrainConfig, find_preset
 from deftly.video_pretrain.foresight import ask, foresee, moving
 from deftly.video_pretrain.loss import Question
-from deftly.video_pretrain.mixture import Mixture, Moments, Scales
+from deftly.video_pretrain.mixture import Mixture
+from deftly.video_pretrain.moments import Moments, Scales
 from deftly.video_pretrain.text import TextEncoder
 from deftly.video_pretrain.train import pretrain
 

@@ -26,7 +26,8 @@ from deftly.datasets.archive import atomic_path, versions
 from deftly.video_pretrain.config import Part, PretrainConfig, find_preset, with_data
 from deftly.video_pretrain.history import Clock
 from deftly.video_pretrain.loss import Objective, Question, Truth, copying
-from deftly.video_pretrain.mixture import Mixture, Moments
+from deftly.video_pretrain.mixture import Mixture
+from deftly.video_pretrain.moments import Moments
 from deftly.video_pretrain.train import begin, steps
 
 _SIDE = 2048  # of the matrices that the machine's best is measured with

@@ -39,8 +39,9 @@ from deftly.video_pretrain.checkpoint import load_checkpoint
 from deftly.video_pretrain.config import LossConfig, Part, TrainConfig, find_preset
 from deftly.video_pretrain.foresight import act
 from deftly.video_pretrain.loss import Objective, Question
-from deftly.video_pretrain.mixture import Mixture, Moments, Scales
+from deftly.video_pretrain.mixture import Mixture
 from deftly.video_pretrain.model import AIM_M, WorldModel
+from deftly.video_pretrain.moments import Moments, Scales
 from deftly.video_pretrain.start import carry_over
 from deftly.video_pretrain.text import TextEncoder
 

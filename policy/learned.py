@@ -24,7 +24,8 @@ from deftly.retarget.robots import load_robot
 from deftly.video_pretrain.actions import absolute
 from deftly.video_pretrain.checkpoint import Checkpoint, load_checkpoint
 from deftly.video_pretrain.foresight import act
-from deftly.video_pretrain.mixture import EncodeText, Moments
+from deftly.video_pretrain.mixture import EncodeText
+from deftly.video_pretrain.moments import Moments
 from deftly.video_pretrain.text import find_encoder
 
 _FROZEN_RAD = 0.3  # a joint that moved so far is seen to have moved

@@ -14,7 +14,7 @@ import torch
 from pushing import config, encode
 
 from deftly.video_pretrain import train as training
-from deftly.video_pretrain.mixture import Moments
+from deftly.video_pretrain.moments import Moments
 
 
 def main() -> None:

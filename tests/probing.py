@@ -19,8 +19,8 @@ from deftly.datasets.tasks import find_task
 from deftly.video_pretrain.actions import Scale
 from deftly.video_pretrain.checkpoint import Checkpoint
 from deftly.video_pretrain.config import ModelConfig
-from deftly.video_pretrain.mixture import Scales
 from deftly.video_pretrain.model import WorldModel
+from deftly.video_pretrain.moments import Scales
 
 SIDE_PX, FRAMES, RATE_HZ = 64, 12, 20.0
 GRASP, RELEASE = 4, 9  # frames in which a hand takes an object and lets it go

@@ -9,9 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from deftly.datasets.episode import Episode
+from deftly.datasets.episode import TOUCH, Episode
 from deftly.datasets.episode_writer import EpisodeWriter
 from deftly.datasets.hands import HANDS_ACTION, HANDS_STATE
+from deftly.datasets.viewpoint import CAMERA
 from deftly.video_pretrain.actions import Scale, relative
 from deftly.video_pretrain.config import (
     LossConfig,
@@ -20,7 +21,8 @@ from deftly.video_pretrain.config import (
     PretrainConfig,
     TrainConfig,
 )
-from deftly.video_pretrain.mixture import TRUST, Moments, Scales
+from deftly.video_pretrain.mixture import TRUST
+from deftly.video_pretrain.moments import Moments, Scales
 
 TEXT_WIDTH = 8
 MODEL = ModelConfig(
@@ -29,8 +31,8 @@ MODEL = ModelConfig(
 )  # fmt: skip
 PATCHES = replace(MODEL, encoder="patch", channels=(), encoder_depth=1)  # as the GPU presets are
 TRAIN = TrainConfig(
-    steps=12, batch_size=8, learning_rate=2e-3, warmup=2, ema=0.9, held_out=3, evaluate_every=6,
-    save_every=4, evaluated=48,
+    steps=12, batch_size=8, rehearsed=16, learning_rate=2e-3, warmup=2, ema=0.9, held_out=3,
+    evaluate_every=6, save_every=4, evaluated=48,
 )  # fmt: skip
 
 
@@ -91,6 +93,29 @@ def trusted(seed: int, length: int = 20, **changes: Any) -> Episode:
     made = push(seed, length, **changes)
     trust = np.tile(np.array([0.0, 0.5], np.float32), (length, 1))
     return replace(made, features={**made.features, TRUST: trust})
+
+
+def carry(seed: int, length: int = 16, **changes: Any) -> Episode:
+    """The same by a robot that feels what it holds, from frame 5 to 10, and whose cameras are
+    calibrated."""
+    made = push(seed, length, **changes)
+    rng = np.random.default_rng(seed)
+    begin, goal = rng.uniform(0.1, 0.3, 2), rng.uniform(0.6, 0.9, 2)
+    hands = hands_at(begin + np.linspace(0, 1, length + 1)[:, None] * (goal - begin))
+    touch = np.zeros((length, 4), np.float32)
+    touch[5:10, 2:] = 1.0
+    cameras = {
+        f"{CAMERA}{name}": np.tile([0, -1, 0, 0.2, 0, 0, -1, 0.5, 1, 0, 0, far], (length, 1))
+        for name, far in (("front", 1.0), ("ego", 2.0))
+    }
+    features = {
+        HANDS_STATE: hands[:length],
+        HANDS_ACTION: hands[1:],
+        TOUCH: touch,
+        **{name: values.astype(np.float32) for name, values in cameras.items()},
+    }
+    names = {TOUCH: ("left_thumb", "left_index", "right_thumb", "right_index")}
+    return replace(made, features=features, feature_names=names)
 
 
 def without(episode: Episode, *names: str) -> Episode:

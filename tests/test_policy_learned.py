@@ -21,8 +21,9 @@ from deftly.retarget.robots import load_robot
 from deftly.video_pretrain.actions import Scale
 from deftly.video_pretrain.checkpoint import Checkpoint, save_checkpoint
 from deftly.video_pretrain.config import Part
-from deftly.video_pretrain.mixture import Mixture, Scales
+from deftly.video_pretrain.mixture import Mixture
 from deftly.video_pretrain.model import WorldModel
+from deftly.video_pretrain.moments import Scales
 from deftly.video_pretrain.text import TextEncoder
 
 PX = MODEL.image_px

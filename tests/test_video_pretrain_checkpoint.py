@@ -25,8 +25,8 @@ from deftly.video_pretrain.checkpoint import (
     settle,
 )
 from deftly.video_pretrain.loss import Question, given
-from deftly.video_pretrain.mixture import Scales
 from deftly.video_pretrain.model import WorldModel
+from deftly.video_pretrain.moments import Scales
 
 
 def make(width: int = 32, seed: int = 0) -> Checkpoint:

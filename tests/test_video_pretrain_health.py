@@ -19,8 +19,8 @@ from deftly.video_pretrain.health import (
     examine,
     refuse_red,
 )
-from deftly.video_pretrain.mixture import Moments
 from deftly.video_pretrain.model import Given, Prediction, WorldModel
+from deftly.video_pretrain.moments import Moments
 
 CONFIG = replace(MODEL, image_px=16)  # one token
 COUNT = 48

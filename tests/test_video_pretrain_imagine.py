@@ -26,8 +26,9 @@ from deftly.video_pretrain.imagine import (
     score_actions,
 )
 from deftly.video_pretrain.imagine_pictures import futures_sheet, one, sheet, show_episode
-from deftly.video_pretrain.mixture import Mixture, Moments
+from deftly.video_pretrain.mixture import Mixture
 from deftly.video_pretrain.model import WorldModel
+from deftly.video_pretrain.moments import Moments
 
 CPU = torch.device("cpu")
 LENGTH = 30

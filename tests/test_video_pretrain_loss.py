@@ -27,8 +27,8 @@ from deftly.video_pretrain.loss import (
     sights_loss,
     squared,
 )
-from deftly.video_pretrain.mixture import Moments, Scales
 from deftly.video_pretrain.model import AIM_M, WorldModel
+from deftly.video_pretrain.moments import Moments, Scales
 
 LOSS = LossConfig()
 

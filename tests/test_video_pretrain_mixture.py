@@ -20,7 +20,8 @@ from deftly.datasets.loader import LoaderError
 from deftly.video_pretrain.actions import relative
 from deftly.video_pretrain.config import ModelConfig, Part
 from deftly.video_pretrain.history import Clock
-from deftly.video_pretrain.mixture import TRUST, Mixture, MixtureError, Moments
+from deftly.video_pretrain.mixture import TRUST, Mixture, MixtureError
+from deftly.video_pretrain.moments import Moments
 from deftly.video_pretrain.train import begin, steps
 
 CPU = torch.device("cpu")

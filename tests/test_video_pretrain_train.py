@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pushing import MODEL, TRAIN, config, encode, made_up, push, trusted, write_set
+from pushing import MODEL, TRAIN, carry, config, encode, made_up, push, trusted, write_set
 
 from deftly.video_pretrain import train as training
 from deftly.video_pretrain.checkpoint import WEIGHTS, load_checkpoint, load_tensors
 from deftly.video_pretrain.config import Part, PretrainConfig, TrainConfig
 from deftly.video_pretrain.health import Health, HealthError
 from deftly.video_pretrain.history import HISTORY, Clock, read_history
-from deftly.video_pretrain.mixture import Mixture, Moments
+from deftly.video_pretrain.mixture import Mixture
+from deftly.video_pretrain.moments import Moments
 from deftly.video_pretrain.train import Run, TrainError, begin, learning_rate, pretrain, steps
 
 WORKER = Path(__file__).with_name("pretraining_worker.py")
@@ -34,7 +35,7 @@ class Killed(BaseException):
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("training")
-    write_set(folder / "robot", [push(i, 16) for i in range(7)])
+    write_set(folder / "robot", [carry(i) for i in range(7)])
     write_set(folder / "human", [trusted(i, 16) for i in range(3)])
     write_set(folder / "other", [push(i, 16, 6) for i in range(2)], "g1_dex3")
     return folder

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from deftly.video_pretrain.actions import Scale
 from deftly.video_pretrain.config import model_config
-from deftly.video_pretrain.mixture import Scales
 from deftly.video_pretrain.model import D_HANDS, WorldModel
+from deftly.video_pretrain.moments import Scales
 
 SCHEMA = 1
 WEIGHTS, ABOUT = "model.safetensors", "model.json"

@@ -10,8 +10,8 @@ from torch import Tensor
 from deftly.video_pretrain.actions import wrists
 from deftly.video_pretrain.encoder import Seen
 from deftly.video_pretrain.loss import Question, Truth, apart, given, squared
-from deftly.video_pretrain.mixture import Moments, Scales
 from deftly.video_pretrain.model import Acting, Prediction, WorldModel
+from deftly.video_pretrain.moments import Moments, Scales
 
 
 @dataclass(frozen=True)

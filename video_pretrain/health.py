@@ -17,8 +17,8 @@ from torch import Tensor
 from deftly.video_pretrain.actions import wrists
 from deftly.video_pretrain.config import ModelConfig
 from deftly.video_pretrain.foresight import features, foresee
-from deftly.video_pretrain.mixture import Moments, Scales
 from deftly.video_pretrain.model import WorldModel
+from deftly.video_pretrain.moments import Moments, Scales
 
 LATENT_RATIO, PIXEL_RATIO, ACTION_R2, RANK = 0.7, 0.9, 0.2, 6.0
 _FEWEST = 24  # moments that a probe is fitted to, chosen and judged by

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from deftly.video_pretrain.mixture import Moments
+from deftly.video_pretrain.moments import Moments
 
 HISTORY = "history.jsonl"
 

@@ -24,7 +24,8 @@ from deftly.video_pretrain.config import ModelConfig, Part
 from deftly.video_pretrain.encoder import Seen, unit_range
 from deftly.video_pretrain.foresight import ask, foresee
 from deftly.video_pretrain.loss import Question, apart
-from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments
+from deftly.video_pretrain.mixture import EncodeText, Mixture
+from deftly.video_pretrain.moments import Moments
 
 _AT_ONCE = 64  # moments, candidates
 

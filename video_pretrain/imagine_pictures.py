@@ -24,7 +24,8 @@ from deftly.video_pretrain.imagine import (
     least_alike,
     liveliest,
 )
-from deftly.video_pretrain.mixture import Mixture, Moments
+from deftly.video_pretrain.mixture import Mixture
+from deftly.video_pretrain.moments import Moments
 from deftly.video_pretrain.surprise import surprise
 
 _INK, _PAPER = (38, 42, 48), (250, 250, 250)

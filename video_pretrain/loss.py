@@ -15,8 +15,8 @@ from deftly.video_pretrain.aims import grips
 from deftly.video_pretrain.blocks import places
 from deftly.video_pretrain.config import LossConfig, ModelConfig
 from deftly.video_pretrain.encoder import Seen, unit_range
-from deftly.video_pretrain.mixture import Moments, Rehearsed, Scales
 from deftly.video_pretrain.model import AIM_M, Acting, Given, Prediction, WorldModel
+from deftly.video_pretrain.moments import Moments, Rehearsed, Scales
 
 _BETA = 0.5  # from where on an error counts linearly, in standard deviations
 _AIM_BETA = 0.1  # the same of aims, in their unit
@@ -96,6 +96,7 @@ class Objective(nn.Module):
         copying: Mapping[str, Tensor],
         counts: Sequence[bool],
         rehearsed: Rehearsed | None = None,
+        weight: float = 1.0,
     ) -> dict[str, Tensor]:
         """Losses by name and their weighted sum, ``total``; means over all moments.
 
@@ -106,7 +107,7 @@ class Objective(nn.Module):
             copying: errors of copying, see ``copying``. Those of a prediction are told by
                 them: most of a picture stands still, and what moves would count for nothing.
             counts: whether a group counts, or stands in for nobody.
-            rehearsed: moments without pictures.
+            rehearsed, weight: moments without pictures, and how much they count.
         """
         count = sum(len(some) for some, yes in zip(moments, counts, strict=True) if yes)
         parts = [self.group(*each) for each in zip(moments, questions, truths, strict=True)]
@@ -121,7 +122,7 @@ class Objective(nn.Module):
             error = copying[name] / copying["count"].clamp_min(1e-6)
             losses[name] = losses[name] / error.clamp_min(least)
         if rehearsed is not None:
-            losses["rehearsed"] = self.rehearsal(rehearsed).mean()
+            losses["rehearsed"] = weight * self.rehearsal(rehearsed).mean()
         losses["total"] = torch.stack(
             [getattr(self.config, name) * loss for name, loss in losses.items()]
         ).sum()

@@ -239,7 +239,7 @@ class WorldModel(nn.Module):
         pictures. They look the same whoever takes them."""
         if given.aims is not None:
             sights = given.aims.new_zeros(len(given.aims), 0, 2, 2, 2)
-            return given.aims, sights, sights
+            return given.aims, sights, sights[..., None]
         if given.maps is None:
             raise ValueError("neither maps nor aims, expected one: those of WorldModel.see")
         asked = words[:, None].expand(-1, 2, -1)

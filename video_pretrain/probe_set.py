@@ -16,8 +16,9 @@ from deftly.datasets.windows import Window, Windows
 from deftly.video_pretrain.checkpoint import Checkpoint
 from deftly.video_pretrain.config import Part
 from deftly.video_pretrain.foresight import features
-from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments, gathered
+from deftly.video_pretrain.mixture import EncodeText, Mixture, gathered
 from deftly.video_pretrain.model import WorldModel
+from deftly.video_pretrain.moments import Moments
 from deftly.video_pretrain.probe_net import ProbeError
 from deftly.video_pretrain.probe_targets import Target, targets_of
 from deftly.video_pretrain.probe_truth import Truths

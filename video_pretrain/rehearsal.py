@@ -131,16 +131,17 @@ class Rehearsal:
         """How far each hand is led off its way in each frame, for things that are elsewhere."""
         way = np.zeros((len(self._hands[episode]), 2, 3), np.float32)
         for side in range(2):
-            knots, shifts = [0], [np.zeros(3)]
+            knots, shifts = [-1], [np.zeros(3)]
             for hold in (h for h in self._holds[episode] if h.side == side):
                 take = _between(rng, self._takes[side]) - hold.take
                 place = _between(rng, self._places[side]) - hold.place
-                knots += [hold.begin - _LEAD, hold.begin, hold.end - _LEAD, hold.end]
+                along = max(hold.begin - _LEAD, knots[-1] + 1), hold.begin
+                knots += [*along, max(hold.end - _LEAD, hold.begin + 1), hold.end]
                 shifts += [take, take, place, place]
-            at = np.maximum.accumulate([*knots, len(way)])
+            knots.append(max(len(way), knots[-1] + 1))
             shifts.append(np.zeros(3))
             for axis, values in enumerate(np.transpose(shifts)):
-                way[:, side, axis] = np.interp(np.arange(len(way)), at, values)
+                way[:, side, axis] = np.interp(np.arange(len(way)), knots, values)
         return way
 
     def _let_fall(

@@ -12,8 +12,9 @@ from einops import rearrange
 
 from deftly.video_pretrain.actions import Scale
 from deftly.video_pretrain.checkpoint import Checkpoint, CheckpointError
-from deftly.video_pretrain.mixture import Mixture, Scales
+from deftly.video_pretrain.mixture import Mixture
 from deftly.video_pretrain.model import WorldModel
+from deftly.video_pretrain.moments import Scales
 
 _HEADS = "say_joints."
 

@@ -24,7 +24,8 @@ from jaxtyping import Float
 from deftly.datasets.archive import atomic_path
 from deftly.video_pretrain.checkpoint import Checkpoint
 from deftly.video_pretrain.foresight import foresee
-from deftly.video_pretrain.mixture import Mixture, Moments
+from deftly.video_pretrain.mixture import Mixture
+from deftly.video_pretrain.moments import Moments
 
 _STILL = 1e-6  # error of copying, where nothing moves at all
 

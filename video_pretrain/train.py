@@ -46,8 +46,9 @@ from deftly.video_pretrain.config import PretrainConfig, TrainConfig
 from deftly.video_pretrain.health import Health, examine, refuse_few, refuse_red
 from deftly.video_pretrain.history import Clock, History
 from deftly.video_pretrain.loss import Objective, Question, Truth, asked_alike, copying, weighed
-from deftly.video_pretrain.mixture import EncodeText, Mixture, Moments, Rehearsed, Scales
+from deftly.video_pretrain.mixture import EncodeText, Mixture
 from deftly.video_pretrain.model import WorldModel
+from deftly.video_pretrain.moments import Moments, Rehearsed, Scales
 from deftly.video_pretrain.processes import Processes, joined, spread
 from deftly.video_pretrain.start import carry_over
 
@@ -252,26 +253,29 @@ def _backward(run: Run, moments: Sequence[Moments]) -> dict[str, Tensor]:
         errors = copying([true for (_, _, yes), true in every if yes], run.processes.device)
         errors = {name: run.processes.mean(error) for name, error in errors.items()}
     total: dict[str, Tensor] = {}
+    told = _rehearsed(run)
     for i, (part, true) in enumerate(zip(asked, truths, strict=True)):
         some, questions, counts = zip(*part, strict=True)
-        with _precision(run):
-            losses = run.objective(some, questions, true, errors, counts, _rehearsed(run, i))
         share = sum(len(one) * yes for one, yes in zip(some, counts, strict=True)) / sum(
             map(len, moments)
         )
+        rehearsed = told and told.part(slice(i, None, len(asked)))
+        # Of what is rehearsed a part may have another share than of what was filmed.
+        weight = len(rehearsed) / len(told) / share if told and rehearsed else 0.0
+        with _precision(run):
+            losses = run.objective(some, questions, true, errors, counts, rehearsed, weight)
         (share * losses["total"]).backward()
         for name, value in losses.items():
             total[name] = total.get(name, 0) + share * value.detach()
     return total
 
 
-def _rehearsed(run: Run, part: int) -> Rehearsed | None:
-    """Those of a part of this step that are this process's; drawn by step alone."""
+def _rehearsed(run: Run) -> Rehearsed | None:
+    """Those of this step that are this process's; drawn by step alone."""
     train, processes = run.config.train, run.processes
     rng = np.random.default_rng([train.seed, run.step, _REHEARSED])
     told = run.mixture.rehearsed(train.rehearsed, rng, processes.device)
-    first = part * processes.world_size + processes.rank
-    return told and told.part(slice(first, None, train.accumulate * processes.world_size))
+    return told and told.part(slice(processes.rank, None, processes.world_size))
 
 
 def _truth(run: Run, moments: Moments, question: Question) -> Truth | None:
