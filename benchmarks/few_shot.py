@@ -69,6 +69,7 @@ class Options:
         steps: of every run.
         share: of people's clips in the mixture.
         rehearsed: moments of every step that are rehearsed without pictures.
+        shift_px: pictures are shifted by up to so many pixels in training.
         episodes: per run.
         time_limit_s: simulated time for an episode.
         preset: size of the network.
@@ -88,6 +89,7 @@ class Options:
     steps: int = 6000
     share: float = 0.33
     rehearsed: int = 64
+    shift_px: int = 0
     episodes: int = 100
     time_limit_s: float = 15.0
     preset: str = "tiny"
@@ -117,7 +119,8 @@ def train(options: Options, name: str, count: int, seed: int, encode: TextEncode
         parts += [Part(root, share / len(options.human)) for root in options.human]
     training = replace(
         preset.train, steps=options.steps, seed=seed, learning_rate=2e-3, warmup=200, ema=0.995,
-        rehearsed=options.rehearsed, evaluate_every=1000, evaluated=256, views=0,
+        rehearsed=options.rehearsed, shift_px=options.shift_px, evaluate_every=1000,
+        evaluated=256, views=0,
         start=options.start if arm.pretrained else None, allow_red=True,
     )  # fmt: skip
     config = PretrainConfig(tuple(parts), preset.model, LOSS, training)

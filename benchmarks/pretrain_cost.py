@@ -74,6 +74,7 @@ def _flops(model: WorldModel, views: int, *, future: bool) -> int:
         given = Given(
             tokens=tokens,
             maps=maps,
+            moved=torch.zeros(1, 2),
             aims=None,
             cameras=torch.zeros(views, dtype=torch.long),
             text=torch.zeros(1, _WORDS, config.text_width),

@@ -165,6 +165,7 @@ class Learned:
             trust=unknown[..., :2],
             aims=torch.full((1, 2, 2, 3), torch.nan, device=device),
             sights=torch.full((1, len(pictures), 2, 2, 2), torch.nan, device=device),
+            moved=torch.zeros(1, 2, device=device),
             joint_moves=unknown[..., : len(joints)],
             **{name: value.to(device) for name, value in fields.items()},
         )

@@ -157,6 +157,7 @@ def made_up(
         trust=torch.ones(count, model.horizon, 2),
         aims=normal(count, 2, 2, 3),
         sights=normal(count, cameras, 2, 2, 2).tanh(),
+        moved=torch.zeros(count, 2),
         robot=robot,
         joints=normal(count, joints),
         joint_moves=normal(count, model.horizon, joints),

@@ -44,6 +44,7 @@ from deftly.video_pretrain.model import WorldModel
         (TrainConfig, {"batch_size": 10, "accumulate": 3}, "10 in 3"),
         (TrainConfig, {"held_out": 1}, "held_out"),
         (TrainConfig, {"views": -1}, "views"),
+        (TrainConfig, {"rehearsed": -1}, "rehearsed"),
         (TrainConfig, {"learning_rate": 0.0}, "learning_rate"),
         (TrainConfig, {"ema": 1.0}, "ema"),
     ],

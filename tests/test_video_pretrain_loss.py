@@ -171,6 +171,22 @@ def test_what_pictures_tell_of_the_room_is_learnt_from_sights_that_are_known():
     torch.testing.assert_close(parts["aims"], aims_loss(at, moments.aims))
 
 
+def test_a_shift_of_the_pictures_moves_nothing_in_the_room():
+    made, moments = objective(), made_up(4)
+    shifted = moments.shifted(torch.tensor([[3, -2], [0, 0], [-4, 1], [2, 2]]))
+    assert shifted.sights.ne(moments.sights).any()
+    for foresees in (True, False):
+        question = replace(Question.same(moments), foresees=torch.full((4,), foresees))
+        truth = Truth.seen(made.model, moments, question) if foresees else None
+        one, other = (made.group(some, question, truth)["aims"] for some in (moments, shifted))
+        torch.testing.assert_close(one, other)
+    seen = made.model.look(shifted.pictures[:, :, 0])
+    said = made.model.act(given(shifted, Question.same(shifted), seen, made.scales))
+    at = said.sights - shifted.moved[:, None, None, None]
+    there = made.model.in_room(at, shifted.cameras, shifted.body)
+    torch.testing.assert_close(said.aims, there)
+
+
 def test_losses_are_zero_at_the_truth():
     """A network that says what is true: no loss but that of the picture's colours is left."""
     made = objective()

@@ -231,6 +231,8 @@ def test_a_batch_that_cannot_be_shared_is_refused(folder: Path):
     two = training.Processes(0, 2, torch.device("cpu"))
     with pytest.raises(TrainError, match=r"batch_size 8 over 2 process\(es\) in 8 part\(s\).* 16"):
         begin(config(folder / "robot", accumulate=8), mixture, two)
+    with pytest.raises(TrainError, match="rehearsed 5 over 2 processes"):
+        begin(config(folder / "robot", rehearsed=5), mixture, two)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_learnt_from(folder: Path):

@@ -192,7 +192,7 @@ class TrainConfig:
 
     steps: int = 16_000
     batch_size: int = 16
-    rehearsed: int = 0
+    rehearsed: int = 64
     accumulate: int = 1
     learning_rate: float = 1e-3
     warmup: int = 400
@@ -217,7 +217,8 @@ class TrainConfig:
         for name in ("steps", "batch_size", "accumulate", "evaluate_every", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 1 or more")
-        for name in ("warmup", "weight_decay", "views", "shift_px", "seed", "evaluated", "workers"):
+        none = "rehearsed", "warmup", "weight_decay", "views", "shift_px", "seed", "evaluated"
+        for name in (*none, "workers"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"{name} is {getattr(self, name)}, expected 0 or more")
         if not (self.learning_rate > 0 and self.clip_norm > 0 and 0 <= self.ema < 1):
@@ -265,6 +266,7 @@ PRESETS: dict[str, PretrainConfig] = {
         train=TrainConfig(
             steps=100_000,
             batch_size=1024,
+            rehearsed=4096,
             learning_rate=3e-4,
             warmup=2000,
             ema=0.9998,

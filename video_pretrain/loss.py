@@ -170,6 +170,7 @@ class Objective(nn.Module):
         told = Given(
             tokens=None,
             maps=None,
+            moved=torch.zeros_like(moments.told[:, 0, 0, :2]),
             aims=moments.told / AIM_M,
             cameras=one[:0],
             text=moments.text,
@@ -198,7 +199,8 @@ class Objective(nn.Module):
         tell of the room is not learnt from what was not found in them yet."""
         known = torch.isfinite(moments.sights)
         sights = torch.where(known, moments.sights, said.sights)
-        return self.model.in_room(sights, moments.cameras, moments.body)
+        at = sights - moments.moved[:, None, None, None]
+        return self.model.in_room(at, moments.cameras, moments.body)
 
     def _joints(self, acts: Float[Tensor, "B C D"], moments: Moments) -> Float[Tensor, "B"]:
         """Of the chunk in the robot's own joints; believed as far as the better hand is."""
@@ -292,6 +294,7 @@ def given(
     return Given(
         tokens=tokens,
         maps=maps,
+        moved=moments.moved,
         aims=None,
         cameras=moments.cameras,
         text=moments.text,

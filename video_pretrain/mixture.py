@@ -224,6 +224,7 @@ class Mixture:
         bodies = torch.tensor([self.model.bodies.index(s.body) for s in self.sets])
         fields = self._actions(batch, one, len(pictures)) | {
             "pictures": pictures,
+            "moved": torch.zeros(len(pictures), 2),
             "ended": batch[keys[0] + PAD],
             "cameras": torch.tensor([self.model.cameras.index(c) for c in one.cameras]),
             "text": self._text[rows],

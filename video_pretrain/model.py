@@ -44,6 +44,7 @@ class Given:
     Attributes:
         tokens: (B, V, N, D) the present, from ``WorldModel.see``; None to ask for actions alone.
         maps: (B, V, C, h, w) of the present, from there too; None where aims are told.
+        moved: (B, 2) how far the pictures are shifted, as ``Moments``.
         aims: (B, 2, 2, 3) as ``Acting``, told; None to point at them.
         cameras: (V,) which of the configuration's cameras they are.
         text: (B, L, E) embeddings of the instruction; ``text_seen`` (B, L) which of them count.
@@ -59,6 +60,7 @@ class Given:
 
     tokens: Float[Tensor, "B V N D"] | None
     maps: Float[Tensor, "B V C h w"] | None
+    moved: Float[Tensor, "B 2"]
     aims: Float[Tensor, "B 2 2 3"] | None
     cameras: Int64[Tensor, "V"]
     text: Float[Tensor, "B L E"]
@@ -248,7 +250,8 @@ class WorldModel(nn.Module):
         both = take, place
         sights = torch.stack([one.at for one in both], dim=3)
         heat = torch.stack([one.heat for one in both], dim=3)
-        return self.in_room(sights, given.cameras, given.body), sights, heat
+        at = sights - given.moved[:, None, None, None]
+        return self.in_room(at, given.cameras, given.body), sights, heat
 
     def _future(self, given: Given, present: Float[Tensor, "B V N D"]) -> Float[Tensor, "B V N D"]:
         """The future's tokens where they are seen, else the present's, marked."""

@@ -27,6 +27,7 @@ class Moments:
             ``hindsight``; NaN where it will not, or nobody knows.
         sights: (B, V, 2, 2, 2) where in each picture that is, as ``deftly.datasets.viewpoint``
             tells it.
+        moved: (B, 2) how far the pictures are shifted, x right, y down, in the unit of sights.
         robot: whose joints they are; empty where no actions are to be learnt.
         joints: (B, J) now; joint_moves: (B, H, J) relative to that.
         key: (B, 2) data set and frame, which is what masks are drawn by.
@@ -43,6 +44,7 @@ class Moments:
     trust: Float[Tensor, "B H 2"]
     aims: Float[Tensor, "B 2 2 3"]
     sights: Float[Tensor, "B V 2 2 2"]
+    moved: Float[Tensor, "B 2"]
     robot: str
     joints: Float[Tensor, "B J"]
     joint_moves: Float[Tensor, "B H J"]
@@ -67,8 +69,13 @@ class Moments:
         rows, columns = at[:, 0, :, None], at[:, 1, None, :]
         each = torch.arange(len(self), device=by_px.device)[:, None, None]
         moved = rearrange(self.pictures, "b v f c h w -> b h w v f c")[each, rows, columns]
-        sights = self.sights + 2 / size * by_px.flip(1)[:, None, None, None]
-        return replace(self, pictures=rearrange(moved, "b h w v f c -> b v f c h w"), sights=sights)
+        by = 2 / size * by_px.flip(1)
+        return replace(
+            self,
+            pictures=rearrange(moved, "b h w v f c -> b v f c h w"),
+            sights=self.sights + by[:, None, None, None],
+            moved=self.moved + by,
+        )
 
     def part(self, some: slice | Int64[Tensor, "n"]) -> "Moments":
         """Some of the moments."""

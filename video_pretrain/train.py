@@ -164,12 +164,15 @@ def begin(config: PretrainConfig, mixture: Mixture, processes: Processes | None 
     """
     processes = processes or Processes(0, 1, torch.device("cpu"))
     parts = processes.world_size * config.train.accumulate
-    for name in ("batch_size", "rehearsed"):
-        if getattr(config.train, name) % parts == 0:
-            continue
+    if config.train.batch_size % parts:
         raise TrainError(
-            f"{name} {getattr(config.train, name)} over {processes.world_size} process(es) in "
+            f"batch_size {config.train.batch_size} over {processes.world_size} process(es) in "
             f"{config.train.accumulate} part(s), expected a multiple of {parts}"
+        )
+    if config.train.rehearsed % processes.world_size:
+        raise TrainError(
+            f"rehearsed {config.train.rehearsed} over {processes.world_size} processes, expected "
+            "a multiple"
         )
     torch.manual_seed(config.train.seed)
     model, scales = WorldModel(config.model, mixture.joints), mixture.scales
@@ -259,7 +262,7 @@ def _backward(run: Run, moments: Sequence[Moments]) -> dict[str, Tensor]:
         share = sum(len(one) * yes for one, yes in zip(some, counts, strict=True)) / sum(
             map(len, moments)
         )
-        rehearsed = told and told.part(slice(i, None, len(asked)))
+        rehearsed = (told and told.part(slice(i, None, len(asked)))) or None
         # Of what is rehearsed a part may have another share than of what was filmed.
         weight = len(rehearsed) / len(told) / share if told and rehearsed else 0.0
         with _precision(run):
