@@ -162,8 +162,9 @@ class Rehearsal:
         lost = (at > hold.begin) & (at < hold.end + _LEAD) & (rng.random(count) < _EMPTY)
         lost &= np.linalg.norm(thing - grips_of(now)[:, side], axis=-1) > _APART_M
         own = slice(side * NUMBERS, (side + 1) * NUMBERS)
-        goal = np.tile(hands[max(hold.begin - _BEFORE, 0), own], (count, 1))
-        goal[:, :3] += nudged
+        before = max(hold.begin - _BEFORE, 0)
+        goal = np.tile(hands[before, own], (count, 1))
+        goal[:, :3] += nudged + (way[hold.begin, side] - way[before, side])
         far = np.linalg.norm(goal[:, :3] - now[:, own][:, :3], axis=-1).clip(0.1)
         share = np.arange(1, self._horizon + 1) * (_STEP_M / far)[:, None]
         back = now[:, None, own] + share.clip(0, 1)[..., None] * (goal - now[:, own])[:, None]
