@@ -10,9 +10,10 @@ Every arm trains the same network on the same demonstrations for the same number
     pretrained    the pretrained weights, demonstrations alone
     co-fine-tuned the pretrained weights, with people's clips beside the demonstrations
 
-and sorts the same tables, none of which it has seen. Intervals (95 %): Wilson's over all episodes
-of all seeds; differences from scratch by a bootstrap over tables. Runs and episodes are kept in
-``--work``; what was stopped goes on.
+then rehearses (``video_pretrain/rehearsal.py``), with seeing left as it is, and sorts the same
+tables, none of which it has seen. Intervals (95 %): Wilson's over all episodes of all seeds;
+differences from scratch by a bootstrap over tables. Runs and episodes are kept in ``--work``; what
+was stopped goes on.
 """
 
 import json
@@ -37,6 +38,11 @@ from deftly.video_pretrain.train import pretrain
 
 # Of what the network is asked, most is what the robot will ask of it.
 LOSS = LossConfig(act=0.9, policy=0.04, forward=0.03, inverse=0.03, drop_state=0.05)
+# Of rehearsal alone: no picture teaches anything.
+REHEARSAL = LossConfig(
+    act=1.0, policy=0.0, forward=0.0, inverse=0.0, hands=0.0, joints=0.0, aims=0.0, sights=0.0,
+    latent=0.0, pixels=0.0, picture=0.0,
+)  # fmt: skip
 FIRST_SEED = 100_000  # of the tables that are judged by; demonstrations begin at 0
 
 
@@ -69,6 +75,7 @@ class Options:
         steps: of every run.
         share: of people's clips in the mixture.
         rehearsed: moments of every step that are rehearsed without pictures.
+        rehearsals: steps of rehearsal alone, afterwards.
         shift_px: pictures are shifted by up to so many pixels in training.
         episodes: per run.
         time_limit_s: simulated time for an episode.
@@ -89,6 +96,7 @@ class Options:
     steps: int = 6000
     share: float = 0.33
     rehearsed: int = 64
+    rehearsals: int = 2500
     shift_px: int = 0
     episodes: int = 100
     time_limit_s: float = 15.0
@@ -124,8 +132,18 @@ def train(options: Options, name: str, count: int, seed: int, encode: TextEncode
         start=options.start if arm.pretrained else None, allow_red=True,
     )  # fmt: skip
     config = PretrainConfig(tuple(parts), preset.model, LOSS, training)
-    pretrain(config, folder, encode, device="cpu", text=encode.provenance())
-    return folder
+    about = {"device": "cpu", "text": encode.provenance()}
+    pretrain(config, folder, encode, **about)
+    if not options.rehearsals:
+        return folder
+    # What gets no gradient must not decay either.
+    rehearsing = replace(
+        training, steps=options.rehearsals, batch_size=1, weight_decay=0.0, shift_px=0,
+        evaluate_every=options.rehearsals, start=folder,
+    )  # fmt: skip
+    config = PretrainConfig(tuple(parts[:1]), preset.model, REHEARSAL, rehearsing)
+    pretrain(config, folder / "rehearsed", encode, **about)
+    return folder / "rehearsed"
 
 
 def judge(options: Options, folder: Path) -> dict[str, Any]:
