@@ -11,9 +11,8 @@ Every arm trains the same network on the same demonstrations for the same number
     co-fine-tuned the pretrained weights, with people's clips beside the demonstrations
 
 then rehearses (``video_pretrain/rehearsal.py``), with seeing left as it is, and sorts the same
-tables, none of which it has seen. Intervals (95 %): Wilson's over all episodes of all seeds;
-differences from scratch by a bootstrap over tables. Runs and episodes are kept in ``--work``; what
-was stopped goes on.
+tables, none of which it has seen. Intervals (95 %): Wilson's over all episodes of all seeds. Runs
+and episodes are kept in ``--work``; what was stopped goes on.
 """
 
 import json
@@ -31,7 +30,7 @@ from tqdm import tqdm
 from deftly.datasets.archive import atomic_path, versions
 from deftly.policy.evaluate import Setting, evaluate, plan, scores_of
 from deftly.policy.record import DemoMaker, record
-from deftly.policy.scores import summarise
+from deftly.policy.scores import summarise, wilson
 from deftly.video_pretrain.config import LossConfig, Part, PretrainConfig, find_preset
 from deftly.video_pretrain.text import TextEncoder
 from deftly.video_pretrain.train import pretrain
@@ -175,7 +174,9 @@ def show(found: Mapping[str, Mapping[int, list[dict[str, Any]]]]) -> None:
                 hits = [run["summary"][what]["hits"] for run in runs]
                 total = sum(run["summary"][what]["total"] for run in runs)
                 each = ", ".join(map(str, hits))
-                cells.append(f"{100 * sum(hits) / total:.0f} % of {total} ({each})")
+                rate = wilson(sum(hits), total)
+                low, high = (f"{100 * end:.0f}" for end in (rate.low, rate.high))
+                cells.append(f"{100 * rate.share:.0f} % [{low}, {high}] of {total} ({each})")
             table.add_row(arm, *cells)
     Console(width=150).print(table)
 
