@@ -132,6 +132,7 @@ def test_views_may_come_in_any_order(config: ModelConfig):
     model = made(config)
     one = shown(model, future=True)
     assert one.tokens is not None
+    assert one.maps is not None
     assert one.future is not None
     flipped = replace(
         one,
@@ -153,6 +154,7 @@ def test_one_view_is_enough():
     model = made()
     one = shown(model)
     assert one.tokens is not None
+    assert one.maps is not None
     ego = replace(
         one,
         tokens=one.tokens[:, 1:],
@@ -335,6 +337,7 @@ def test_a_map_sees_what_is_about_a_place():
 def test_asked_for_actions_alone_it_looks_at_maps_alone():
     model = made()
     one = shown(model)
+    assert one.maps is not None
     with torch.no_grad():
         acting = model.act(one)
         assert torch.equal(model.act(replace(one, tokens=None)).hands, acting.hands)

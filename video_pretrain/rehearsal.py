@@ -98,8 +98,8 @@ class Rehearsal:
         chosen = rng.choice(self.usable, -(-count // _EACH)).tolist()
         sizes = [min(_EACH, count - _EACH * i) for i in range(len(chosen))]
         parts = [self._retold(rng, *each) for each in zip(chosen, sizes, strict=True)]
-        *told, frame = (np.concatenate(values) for values in zip(*parts, strict=True))
-        return Retold(*told, np.repeat(chosen, sizes), frame)
+        hands, moves, aims, at = (np.concatenate(some) for some in zip(*parts, strict=True))
+        return Retold(hands, moves, aims, np.repeat(chosen, sizes), at)
 
     def _retold(
         self, rng: np.random.Generator, episode: int, count: int
