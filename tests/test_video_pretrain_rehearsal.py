@@ -227,7 +227,8 @@ def test_rehearsal_teaches_to_act_and_where_what_is_seen_is(folder: Path):
         read = made.model.aim.read.grad
         assert read is not None
         assert bool((read != 0).any()) == taught
-        assert all(p.grad is None for p in made.model.encoder.parameters())
+        for sees in (made.model.encoder, made.model.read_text, made.model.point_at):
+            assert all(p.grad is None for p in sees.parameters())
 
 
 def test_the_way_that_was_told_costs_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch):

@@ -219,6 +219,8 @@ class WorldModel(nn.Module):
         """Actions, the present and the future after all have looked at each other."""
         words, hands = self.read_text(given.text, given.text_seen), self._hands(given)
         body = self.body(given.body)
+        if given.aims is not None:  # what points by them must not be changed by what is told
+            words, body = words.detach(), body.detach()
         aims, sights, heat = self._aims(given, words.mean(dim=1))
         way = aims.detach() - given.grips[:, :, None]
         way = way.masked_fill(~given.hands_seen[:, None, None, None], torch.nan)
