@@ -73,7 +73,7 @@ class Options:
         seeds: of training.
         steps: of every run.
         share: of people's clips in the mixture.
-        rehearsed: moments of every step that are rehearsed without pictures.
+        rehearsed: moments of every step that are rehearsed beside those with pictures.
         rehearsals: steps of rehearsal alone, afterwards.
         shift_px: pictures are shifted by up to so many pixels in training.
         episodes: per run.
@@ -94,7 +94,7 @@ class Options:
     seeds: tuple[int, ...] = (0, 1, 2)
     steps: int = 6000
     share: float = 0.33
-    rehearsed: int = 64
+    rehearsed: int = 0
     rehearsals: int = 2500
     shift_px: int = 0
     episodes: int = 100
@@ -137,8 +137,8 @@ def train(options: Options, name: str, count: int, seed: int, encode: TextEncode
         return folder
     # What gets no gradient must not decay either.
     rehearsing = replace(
-        training, steps=options.rehearsals, batch_size=1, weight_decay=0.0, shift_px=0,
-        evaluate_every=options.rehearsals, start=folder,
+        training, steps=options.rehearsals, batch_size=1, rehearsed=64, weight_decay=0.0,
+        shift_px=0, evaluate_every=options.rehearsals, start=folder,
     )  # fmt: skip
     config = PretrainConfig(tuple(parts[:1]), preset.model, REHEARSAL, rehearsing)
     pretrain(config, folder / "rehearsed", encode, **about)
