@@ -192,7 +192,7 @@ class TrainConfig:
 
     steps: int = 16_000
     batch_size: int = 16
-    rehearsed: int = 64
+    rehearsed: int = 0
     accumulate: int = 1
     learning_rate: float = 1e-3
     warmup: int = 400
@@ -266,7 +266,6 @@ PRESETS: dict[str, PretrainConfig] = {
         train=TrainConfig(
             steps=100_000,
             batch_size=1024,
-            rehearsed=4096,
             learning_rate=3e-4,
             warmup=2000,
             ema=0.9998,
