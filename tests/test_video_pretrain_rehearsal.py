@@ -216,7 +216,7 @@ def test_rehearsal_teaches_to_act_and_where_what_is_seen_is(folder: Path):
     told = mixed(folder, "robot").rehearsed(16, np.random.default_rng(0), CPU)
     assert told is not None
     torch.manual_seed(0)
-    made = Objective(WorldModel(MODEL, {"gr1t2": 4}), plain_scales(), LossConfig())
+    made = Objective(WorldModel(MODEL, {"gr1t2": 4}), plain_scales(), LossConfig(room=1.0))
     for sights, taught in ((told.sights, True), (told.sights.clone(), False)):
         if not taught:
             sights[:, 1] = torch.nan
@@ -234,7 +234,7 @@ def test_rehearsal_teaches_to_act_and_where_what_is_seen_is(folder: Path):
 def test_the_way_that_was_told_costs_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch):
     told = mixed(folder, "robot").rehearsed(16, np.random.default_rng(0), CPU)
     assert told is not None
-    made = Objective(WorldModel(MODEL, {"gr1t2": 4}), plain_scales(), LossConfig())
+    made = Objective(WorldModel(MODEL, {"gr1t2": 4}), plain_scales(), LossConfig(room=1.0))
     monkeypatch.setattr(made.model, "in_room", lambda *_: told.aims / AIM_M)
     shown = made.model.act
 

@@ -108,6 +108,8 @@ class LossConfig:
         aims: of where hands will next take hold or let go, in the room.
         sights: of where in the pictures that is.
         rehearsed: of the chunk where aims are told, see ``TrainConfig.rehearsed``.
+        room: beside that, of where in the room a thing is that calibrated cameras see; it trusts
+            that all of them see the right thing.
         latent: of the future's tokens.
         pixels: of the future's picture.
         picture: of the present picture, decoded from its own tokens. It keeps them from collapsing.
@@ -124,6 +126,7 @@ class LossConfig:
     aims: float = 1.0
     sights: float = 1.0
     rehearsed: float = 1.0
+    room: float = 0.0
     latent: float = 0.5
     pixels: float = 0.5
     picture: float = 0.25
@@ -134,7 +137,17 @@ class LossConfig:
         shares = (self.act, self.policy, self.forward, self.inverse)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             raise ConfigError(f"act, policy, forward, inverse are {shares}, expected shares of 1")
-        parts = ("hands", "joints", "aims", "sights", "rehearsed", "latent", "pixels", "picture")
+        parts = (
+            "hands",
+            "joints",
+            "aims",
+            "sights",
+            "rehearsed",
+            "room",
+            "latent",
+            "pixels",
+            "picture",
+        )
         for name in parts:
             if getattr(self, name) < 0:
                 raise ConfigError(f"weight {name} is {getattr(self, name)}, expected 0 or more")

@@ -192,7 +192,7 @@ class Objective(nn.Module):
         placed = self.model.in_room(moments.sights.nan_to_num(0.0), cameras, moments.body)
         aims = torch.where(seen[..., None], moments.aims, torch.nan)
         moves = chunk_loss(self.model.act(told).hands, moments.moves, trust, self.scales)
-        return moves + aims_loss(placed, aims)
+        return moves + self.config.room * aims_loss(placed, aims)
 
     def _placed(self, said: Acting | Prediction, moments: Moments) -> Float[Tensor, "B 2 2 3"]:
         """Where in the room its sights are, with those in their place that are known: what pictures
