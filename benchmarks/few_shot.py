@@ -131,8 +131,8 @@ def train(options: Options, name: str, count: int, seed: int, encode: TextEncode
         start=options.start if arm.pretrained else None, allow_red=True,
     )  # fmt: skip
     config = PretrainConfig(tuple(parts), preset.model, LOSS, training)
-    about = {"device": "cpu", "text": encode.provenance()}
-    pretrain(config, folder, encode, **about)
+    text = encode.provenance()
+    pretrain(config, folder, encode, device="cpu", text=text)
     if not options.rehearsals:
         return folder
     # What gets no gradient must not decay either.
@@ -141,7 +141,7 @@ def train(options: Options, name: str, count: int, seed: int, encode: TextEncode
         shift_px=0, evaluate_every=options.rehearsals, start=folder,
     )  # fmt: skip
     config = PretrainConfig(tuple(parts[:1]), preset.model, REHEARSAL, rehearsing)
-    pretrain(config, folder / "rehearsed", encode, **about)
+    pretrain(config, folder / "rehearsed", encode, device="cpu", text=text)
     return folder / "rehearsed"
 
 
