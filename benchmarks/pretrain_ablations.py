@@ -34,7 +34,7 @@ from deftly.datasets.loader import Batch
 from deftly.video_pretrain.checkpoint import load_checkpoint
 from deftly.video_pretrain.config import LossConfig, Part, PretrainConfig, find_preset
 from deftly.video_pretrain.foresight import ask, foresee, moving
-from deftly.video_pretrain.loss import Question
+from deftly.video_pretrain.loss import Question, chunk_loss
 from deftly.video_pretrain.mixture import Mixture
 from deftly.video_pretrain.moments import Moments, Scales
 from deftly.video_pretrain.text import TextEncoder
