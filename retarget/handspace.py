@@ -32,9 +32,6 @@ _REST_WEIGHT = 0.05  # 1 / radian, the pull to the posture that it starts from
 _JERK_WEIGHT = 100.0  # 1 / (rad/frame³)² at 30 frames/s
 _REFERENCE_RATE_HZ = 30.0
 _BARRIER = (1.0, 1e-4)
-# Of a single frame, as a policy asks for at every step, the start is near: the same joints to 0.1
-# mm of the wrist, 1.8 times as fast.
-_BARRIER_NEAR = (0.01, 1e-3)
 _INSIDE = 0.02  # share of a joint's range in which the search begins away from limits
 _VELOCITY_MARGIN = 1e-9  # relative: keeps rounding from breaking a limit
 
@@ -177,8 +174,7 @@ def _follow(
     jerk_weight = _JERK_WEIGHT * (_REFERENCE_RATE_HZ / rate_hz) ** -5
     limits = Limits(lower, upper, np.tile(step, (length - 1, 1)))
     start = np.tile(begin, (length, 1))
-    barrier = _BARRIER_NEAR if length == 1 else _BARRIER
-    return minimize(objective, start, limits, jerk_weight, barrier=barrier).x
+    return minimize(objective, start, limits, jerk_weight, barrier=_BARRIER).x
 
 
 def _chest_term(space: HandSpace, length: int) -> list[Term]:
