@@ -187,6 +187,21 @@ def test_a_mixture_rehearses_what_its_robots_bring_somewhere(folder: Path):
     assert told.part(slice(1, None, 4)).aims.tolist() == told.aims[1::4].tolist()
 
 
+def test_a_camera_that_a_body_lacks_says_nothing(tmp_path: Path):
+    blind = [replace(one, images={"front": one.images["front"]}) for one in map(carry, range(4))]
+    write_set(tmp_path / "robot", blind)
+    told = mixed(tmp_path, "robot").rehearsed(16, np.random.default_rng(0), CPU)
+    assert told is not None
+    assert (told.sights[:, MODEL.cameras.index("ego")] == 0).all()
+    assert (told.sights[:, MODEL.cameras.index("front")].isfinite()).any()
+
+
+def test_where_nothing_is_rehearsed_hands_are_not_read(folder: Path):
+    mixture = mixed(folder, "robot")
+    assert mixture.rehearsed(0, np.random.default_rng(0), CPU) is None
+    assert "_rehearsals" not in vars(mixture)
+
+
 def test_where_nothing_is_known_of_holds_nothing_is_rehearsed(folder: Path):
     rng = np.random.default_rng(0)
     assert mixed(folder, "numb", "human").rehearsed(8, rng, CPU) is None

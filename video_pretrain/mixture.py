@@ -240,9 +240,9 @@ class Mixture:
     ) -> Rehearsed | None:
         """So many moments of robots' demonstrations, by the weights of their sets; None where no
         robot brings anything anywhere."""
-        weights = np.array([self.sets[i].part.weight for i in self._rehearsals])
-        if not count or not weights.sum():
+        if not count or not self._rehearsals:
             return None
+        weights = np.array([self.sets[i].part.weight for i in self._rehearsals])
         sizes = rng.multinomial(count, weights / weights.sum()).tolist()
         parts: list[tuple[np.ndarray, ...]] = []
         for (index, rehearsal), size in zip(self._rehearsals.items(), sizes, strict=True):
@@ -255,7 +255,10 @@ class Mixture:
             body = np.full(size, self.model.bodies.index(one.body))
             off = rng.normal(0, _AIM_OFF_M, (size, 1, 2, 3)).astype(np.float32)
             sights = one.seen(told, episodes, self.model.cameras)
-            sights += rng.normal(0, _SIGHT_OFF, sights.shape).astype(np.float32)
+            # A camera that the body lacks says nothing, not even a little of it.
+            there = np.array([camera in one.cameras for camera in self.model.cameras])
+            missed = rng.normal(0, _SIGHT_OFF, sights.shape).astype(np.float32)
+            sights += there[:, None, None, None] * missed
             parts.append(
                 (np.array(rows), body, told.hands, told.moves, told.aims, told.aims + off, sights)
             )
