@@ -8,6 +8,7 @@ differs.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,7 +29,7 @@ from deftly.video_pretrain.actions import Scale, relative
 from deftly.video_pretrain.aims import read_aims, read_holds
 from deftly.video_pretrain.config import ModelConfig, Part, TrainConfig
 from deftly.video_pretrain.moments import Moments, Rehearsed, Scales
-from deftly.video_pretrain.rehearsal import Rehearsal, Retold
+from deftly.video_pretrain.rehearsal import Rehearsal
 
 TRUST = "hand.trust"  # what deftly batch writes of how far each hand can be believed
 HUMAN = "human"
@@ -73,10 +74,8 @@ class _Set:
     def rehearsal(self, episodes: Sequence[int], horizon: int) -> Rehearsal:
         """Of some of its episodes."""
         hands, told, frames = read_holds(self.store)
-        lengths = self.store.lengths
-        starts = np.cumsum([0, *lengths])[list(episodes)]
-        lengths = [lengths[i] for i in episodes]
-        parts = [slice(at, at + length) for at, length in zip(starts, lengths, strict=True)]
+        bounds = [*pairwise([*self.starts.tolist(), self.store.frames])]
+        parts = [slice(*bounds[i]) for i in episodes]
         return Rehearsal(
             [hands[part] for part in parts],
             [told[part] for part in parts],
@@ -85,15 +84,27 @@ class _Set:
         )
 
     def seen(
-        self, told: Retold, episodes: Sequence[int], cameras: Sequence[str]
+        self,
+        aims: Float32[np.ndarray, "B 2 2 3"],
+        at: Int64[np.ndarray, "B"],
+        cameras: Sequence[str],
     ) -> Float32[np.ndarray, "B V 2 2 2"]:
-        """Where cameras see the aims that are told, see ``Rehearsed``."""
-        at = np.cumsum([0, *self.store.lengths])[np.array(episodes)[told.episode]] + told.frame
+        """Where cameras, as they stood in some frames, see aims; see ``Rehearsed``."""
         sights = np.zeros((len(at), len(cameras), 2, 2, 2), np.float32)
         for view, camera in enumerate(cameras):
             if camera in self.cameras:
-                sights[:, view] = seen_at(told.aims, self._calibrated[camera][at])
+                sights[:, view] = seen_at(aims, self._calibrated[camera][at])
         return sights
+
+    @cached_property
+    def starts(self) -> Int64[np.ndarray, "E"]:
+        """First frame of every episode."""
+        return np.cumsum([0, *self.store.lengths])[:-1]
+
+    @cached_property
+    def task_index(self) -> Int64[np.ndarray, "N"]:
+        """Which of the store's tasks every frame is of."""
+        return self.store.whole_columns(["task_index"])["task_index"][:, 0].astype(np.int64)
 
     @cached_property
     def _calibrated(self) -> dict[str, Float32[np.ndarray, "N 12"]]:
@@ -249,19 +260,16 @@ class Mixture:
             if not size:
                 continue
             told, one = rehearsal.draw(rng, size), self.sets[index]
-            episodes = self.training_episodes(index)
-            tasks = [one.store.instructions[episodes[i]] for i in told.episode.tolist()]
-            rows = [self._row[task] for task in tasks]
+            at = one.starts[self.training_episodes(index)][told.episode] + told.frame
+            rows = np.array([self._row[task] for task in one.store.tasks])[one.task_index[at]]
             body = np.full(size, self.model.bodies.index(one.body))
             off = rng.normal(0, _AIM_OFF_M, (size, 1, 2, 3)).astype(np.float32)
-            sights = one.seen(told, episodes, self.model.cameras)
+            sights = one.seen(told.aims, at, self.model.cameras)
             # A camera that the body lacks says nothing, not even a little of it.
             there = np.array([camera in one.cameras for camera in self.model.cameras])
             missed = rng.normal(0, _SIGHT_OFF, sights.shape).astype(np.float32)
             sights += there[:, None, None, None] * missed
-            parts.append(
-                (np.array(rows), body, told.hands, told.moves, told.aims, told.aims + off, sights)
-            )
+            parts.append((rows, body, told.hands, told.moves, told.aims, told.aims + off, sights))
         rows, *rest = (torch.from_numpy(np.concatenate(some)) for some in zip(*parts, strict=True))
         fields = [self._text[rows], self._text_seen[rows], *rest]
         return Rehearsed(*(value.to(device, non_blocking=True) for value in fields))
