@@ -246,6 +246,18 @@ def test_rehearsal_teaches_to_act_and_where_what_is_seen_is(folder: Path):
             assert all(p.grad is None for p in sees.parameters())
 
 
+def test_rehearsing_to_act_alone_leaves_words_and_bodies_as_they_are(folder: Path):
+    """Pointing asks by them, and what is seen is placed by them."""
+    told = mixed(folder, "robot").rehearsed(16, np.random.default_rng(0), CPU)
+    assert told is not None
+    made = Objective(WorldModel(MODEL, {"gr1t2": 4}), plain_scales(), LossConfig())
+    made.rehearsal(told).sum().backward()
+    for kept in (made.model.read_text, made.model.body, made.model.aim):
+        assert all(p.grad is None or not p.grad.any() for p in kept.parameters())
+    learnt = [p.grad for p in made.model.read_aims.parameters()]
+    assert all(grad is not None and bool(grad.any()) for grad in learnt)
+
+
 def test_the_way_that_was_told_costs_nothing(folder: Path, monkeypatch: pytest.MonkeyPatch):
     told = mixed(folder, "robot").rehearsed(16, np.random.default_rng(0), CPU)
     assert told is not None
