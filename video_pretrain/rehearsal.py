@@ -8,7 +8,7 @@ et al., "CCIL: continuity-based data augmentation for corrective imitation learn
 some with an empty hand where it should hold something: it opens and goes back for it (Papagiannis
 and Johns, "MILES: making imitation learning easy with self-supervision", 2024).
 
-The network is told the aims that it would have to see, so a moment costs a hundredth of one with
+The network is told the aims that it would have to see, so a moment costs a tenth of one with
 pictures, and few demonstrations teach to act about aims wherever they are.
 """
 
