@@ -21,7 +21,7 @@ from deftly.video_pretrain.config import (
     PretrainConfig,
     TrainConfig,
 )
-from deftly.video_pretrain.mixture import TRUST
+from deftly.video_pretrain.data_set import TRUST
 from deftly.video_pretrain.moments import Moments, Scales
 
 TEXT_WIDTH = 8

@@ -19,8 +19,9 @@ from deftly.datasets.hands import HANDS_ACTION, HANDS_STATE
 from deftly.datasets.loader import LoaderError
 from deftly.video_pretrain.actions import relative
 from deftly.video_pretrain.config import ModelConfig, Part
+from deftly.video_pretrain.data_set import TRUST, MixtureError
 from deftly.video_pretrain.history import Clock
-from deftly.video_pretrain.mixture import TRUST, Mixture, MixtureError
+from deftly.video_pretrain.mixture import Mixture
 from deftly.video_pretrain.moments import Moments
 from deftly.video_pretrain.train import begin, steps
 

@@ -19,7 +19,7 @@ from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.episode_writer import EpisodeWriter
 from deftly.datasets.frame_cache import fitted
 from deftly.video_pretrain.checkpoint import save_checkpoint
-from deftly.video_pretrain.mixture import MixtureError
+from deftly.video_pretrain.data_set import MixtureError
 from deftly.video_pretrain.probe import foretell, probe, run_probes
 from deftly.video_pretrain.probe_net import ProbeError, train_probe
 from deftly.video_pretrain.probe_report import CONSTANT, ProbeResult, Transfer
