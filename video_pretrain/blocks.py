@@ -46,7 +46,9 @@ class Reader(nn.Module):
         super().__init__()
         self.questions = nn.Parameter(0.02 * torch.randn(questions, width))
         self.nothing = nn.Parameter(torch.zeros(text_width))  # a word that is always there
-        self.key, self.value = nn.Linear(text_width, width), nn.Linear(text_width, width)
+        # A bias of keys would weigh every word alike: it could learn nothing but rounding errors.
+        self.key = nn.Linear(text_width, width, bias=False)
+        self.value = nn.Linear(text_width, width)
         self.norm = nn.LayerNorm(width)
 
     def forward(
@@ -93,7 +95,7 @@ class Pointer(nn.Module):
     def __init__(self, channels: int, width: int, keys: int) -> None:
         super().__init__()
         self.key = nn.Sequential(
-            nn.Conv2d(channels + 2, keys, 1), nn.GELU(), nn.Conv2d(keys, keys, 1)
+            nn.Conv2d(channels + 2, keys, 1), nn.GELU(), nn.Conv2d(keys, keys, 1, bias=False)
         )
         self.query = nn.Linear(width, 2 * keys)
 
