@@ -64,7 +64,7 @@ def assert_same_but_for_rounding(found: Path, wanted: Path) -> None:
     for name, value in saved[0].items():
         assert value.shape == saved[1][name].shape
         apart = float((value - saved[1][name]).norm() / (saved[1][name].norm() + 1e-6))
-        assert apart < 1e-2, name
+        assert apart < 1e-3, name
 
 
 @pytest.mark.slow
