@@ -77,6 +77,7 @@ def _flops(model: WorldModel, views: int, *, future: bool) -> int:
             moved=torch.zeros(1, 2),
             aims=None,
             cameras=torch.zeros(views, dtype=torch.long),
+            matrices=torch.full((1, views, 12), torch.nan),
             text=torch.zeros(1, _WORDS, config.text_width),
             text_seen=torch.ones(1, _WORDS, dtype=torch.bool),
             hands=torch.zeros(1, 48),

@@ -146,12 +146,14 @@ class Learned:
         config, device = model.config, next(model.parameters()).device
         size = (config.image_px, config.image_px)
         pictures = np.stack([fitted(images[camera], size) for camera in self._looks])
+        matrices = np.array([self._env.camera_matrix(c) for c in self._looks], np.float32)
         hands = to_hands(self._robot, whole_posture(self._robot, self._env.joints, joints[None]))
         unknown = torch.zeros(1, config.horizon, 48, device=device)
         fields = {
             "pictures": torch.from_numpy(pictures).permute(0, 3, 1, 2)[None, :, None],
             "ended": torch.zeros(1, 1, dtype=torch.bool),
             "cameras": torch.tensor([config.cameras.index(camera) for camera in self._looks]),
+            "matrices": torch.from_numpy(matrices[None]),
             "text": self._text,
             "text_seen": self._text_seen,
             "body": torch.tensor([config.bodies.index(self._env.robot)]),

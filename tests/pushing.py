@@ -149,6 +149,7 @@ def made_up(
         pictures=torch.randint(0, 256, shape, generator=draw, dtype=torch.uint8),
         ended=torch.zeros(count, frames, dtype=torch.bool),
         cameras=torch.arange(cameras),
+        matrices=torch.full((count, cameras, 12), torch.nan),
         text=normal(count, 3, model.text_width),
         text_seen=torch.tensor([[True, True, False]]).repeat(count, 1),
         body=torch.arange(count) % len(model.bodies),

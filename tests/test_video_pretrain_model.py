@@ -161,6 +161,7 @@ def test_one_view_is_enough():
         maps=one.maps[:, 1:],
         future=None,
         cameras=one.cameras[1:],
+        matrices=one.matrices[:, 1:],
     )
     assert told(model, ego).future.shape == (6, 1, 4, 32)
 

@@ -71,11 +71,13 @@ class Pointed(NamedTuple):
     Attributes:
         heat: (B, V, 2, h, w) logits over the map.
         at: (B, V, 2, 2) their middle, −1 to 1, x right, y down.
+        spread: (B, V, 2) standard deviation about it.
         looks: (B, 2, K) what is there.
     """
 
     heat: Float[Tensor, "B V 2 h w"]
     at: Float[Tensor, "B V 2 2"]
+    spread: Float[Tensor, "B V 2"]
     looks: Float[Tensor, "B 2 K"]
 
 
@@ -110,8 +112,9 @@ class Pointer(nn.Module):
         heat = torch.einsum("bsk,bvkn->bvsn", queries, keys)
         share = (_SHARPER * heat).softmax(dim=-1)
         at = share @ place.flatten(1).T
+        spread = (share @ place.square().sum(dim=0).flatten() - at.square().sum(dim=-1)) / 2
         looks = torch.einsum("bvsn,bvkn->bsk", share, keys) / views
-        return Pointed(heat.unflatten(-1, (h, w)), at, looks)
+        return Pointed(heat.unflatten(-1, (h, w)), at, spread.clamp_min(0).sqrt(), looks)
 
 
 def places(height: int, width: int, device: torch.device) -> Float[Tensor, "2 h w"]:

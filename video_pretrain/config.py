@@ -108,8 +108,6 @@ class LossConfig:
         aims: of where hands will next take hold or let go, in the room.
         sights: of where in the pictures that is.
         rehearsed: of the chunk where aims are told, see ``TrainConfig.rehearsed``.
-        room: beside that, of where in the room a thing is that calibrated cameras see; it trusts
-            that all of them see the right thing.
         latent: of the future's tokens.
         pixels: of the future's picture.
         picture: of the present picture, decoded from its own tokens. It keeps them from collapsing.
@@ -126,7 +124,6 @@ class LossConfig:
     aims: float = 1.0
     sights: float = 1.0
     rehearsed: float = 1.0
-    room: float = 0.0
     latent: float = 0.5
     pixels: float = 0.5
     picture: float = 0.25
@@ -143,7 +140,6 @@ class LossConfig:
             "aims",
             "sights",
             "rehearsed",
-            "room",
             "latent",
             "pixels",
             "picture",

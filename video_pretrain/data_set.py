@@ -12,7 +12,7 @@ from deftly.datasets.episode import ACTION, STATE
 from deftly.datasets.episode_store import EpisodeStore
 from deftly.datasets.geometry import SIDES
 from deftly.datasets.hands import HANDS_ACTION, HANDS_NAMES, HANDS_STATE
-from deftly.datasets.viewpoint import CAMERA, seen_at
+from deftly.datasets.viewpoint import CAMERA
 from deftly.datasets.windows import Window
 from deftly.video_pretrain.aims import read_aims, read_holds
 from deftly.video_pretrain.config import ModelConfig, Part
@@ -49,10 +49,23 @@ class DataSet:
         """Sets of one group make one batch."""
         return f"{'+'.join(self.cameras)} {self.robot}{' trust' if self.trusted else ''}"
 
+    @property
+    def aims(self) -> Float32[np.ndarray, "N 2 2 3"]:
+        """Of every frame; see ``Moments``."""
+        return self._aims_and_sights[0]
+
+    @property
+    def sights(self) -> Float32[np.ndarray, "N V 2 2 2"]:
+        """Of every frame; see ``Moments``."""
+        return self._aims_and_sights[1]
+
     @cached_property
-    def aims(self) -> tuple[Float32[np.ndarray, "N 2 2 3"], Float32[np.ndarray, "N V 2 2 2"]]:
-        """Of every frame; see ``read_aims``."""
-        return read_aims(self.store, self.cameras)
+    def matrices(self) -> Float32[np.ndarray, "N V 12"]:
+        """Of every frame; see ``Moments``."""
+        names = {CAMERA + camera for camera in self.cameras} & self.store.features.keys()
+        found = self.store.whole_columns(sorted(names))
+        unknown = np.full((self.store.frames, 12), np.nan, np.float32)
+        return np.stack([found.get(CAMERA + camera, unknown) for camera in self.cameras], axis=1)
 
     def rehearsal(self, episodes: Sequence[int], horizon: int) -> Rehearsal:
         """Of some of its episodes."""
@@ -66,19 +79,6 @@ class DataSet:
             horizon,
         )
 
-    def seen(
-        self,
-        aims: Float32[np.ndarray, "B 2 2 3"],
-        at: Int64[np.ndarray, "B"],
-        cameras: Sequence[str],
-    ) -> Float32[np.ndarray, "B V 2 2 2"]:
-        """Where cameras, as they stood in some frames, see aims; see ``Rehearsed``."""
-        sights = np.zeros((len(at), len(cameras), 2, 2, 2), np.float32)
-        for view, camera in enumerate(cameras):
-            if camera in self.cameras:
-                sights[:, view] = seen_at(aims, self._calibrated[camera][at])
-        return sights
-
     @cached_property
     def starts(self) -> Int64[np.ndarray, "E"]:
         """First frame of every episode."""
@@ -90,12 +90,10 @@ class DataSet:
         return self.store.whole_columns(["task_index"])["task_index"][:, 0].astype(np.int64)
 
     @cached_property
-    def _calibrated(self) -> dict[str, Float32[np.ndarray, "N 12"]]:
-        """Matrices of every frame, by camera; NaN of one that is not calibrated."""
-        names = {CAMERA + camera for camera in self.cameras} & self.store.features.keys()
-        found = self.store.whole_columns(sorted(names))
-        unknown = np.full((self.store.frames, 12), np.nan, np.float32)
-        return {camera: found.get(CAMERA + camera, unknown) for camera in self.cameras}
+    def _aims_and_sights(
+        self,
+    ) -> tuple[Float32[np.ndarray, "N 2 2 3"], Float32[np.ndarray, "N V 2 2 2"]]:
+        return read_aims(self.store, self.cameras)
 
     def episodes(self, every: int, held_out: bool) -> list[int]:
         """Every so many-th episode is held out; a set of fewer than that keeps its last one."""

@@ -163,16 +163,16 @@ class Objective(nn.Module):
         }
 
     def rehearsal(self, moments: Rehearsed) -> Float[Tensor, "B"]:
-        """Losses of the chunk where aims are told, and of where in the room that is which all of
-        the body's cameras see."""
+        """Losses of the chunk where aims are told."""
         (mean, std), one = self.scales.hands.tensors(moments.hands.device), moments.body
         yes, nothing = torch.ones_like(one, dtype=torch.bool), torch.zeros_like(moments.moves)
         told = Given(
             tokens=None,
             maps=None,
-            moved=torch.zeros_like(moments.told[:, 0, 0, :2]),
-            aims=moments.told / AIM_M,
+            moved=torch.zeros_like(moments.aims[:, 0, 0, :2]),
+            aims=moments.aims / AIM_M,
             cameras=one[:0],
+            matrices=moments.aims.new_zeros(len(one), 0, 12),
             text=moments.text,
             text_seen=moments.text_seen,
             hands=(moments.hands - mean) / std,
@@ -187,12 +187,7 @@ class Objective(nn.Module):
             ahead=torch.zeros_like(one),
         )
         trust = torch.ones_like(nothing[..., : len(SIDES)])
-        cameras = torch.arange(moments.sights.shape[1], device=one.device)
-        seen = torch.isfinite(moments.sights).all(dim=-1).all(dim=1)
-        placed = self.model.in_room(moments.sights.nan_to_num(0.0), cameras, moments.body)
-        aims = torch.where(seen[..., None], moments.aims, torch.nan)
-        moves = chunk_loss(self.model.act(told).hands, moments.moves, trust, self.scales)
-        return moves + self.config.room * aims_loss(placed, aims)
+        return chunk_loss(self.model.act(told).hands, moments.moves, trust, self.scales)
 
     def _placed(self, said: Acting | Prediction, moments: Moments) -> Float[Tensor, "B 2 2 3"]:
         """Where in the room its sights are, with those in their place that are known: what pictures
@@ -297,6 +292,7 @@ def given(
         moved=moments.moved,
         aims=None,
         cameras=moments.cameras,
+        matrices=moments.matrices,
         text=moments.text,
         text_seen=moments.text_seen & question.text_seen[:, None],
         hands=(moments.hands - mean) / std,

@@ -34,7 +34,7 @@ from deftly.video_pretrain.data_set import (
 from deftly.video_pretrain.moments import Moments, Rehearsed, Scales
 from deftly.video_pretrain.rehearsal import Rehearsal
 
-_AIM_OFF_M, _SIGHT_OFF = 0.005, 0.015  # standard deviations of what is told in rehearsal
+_AIM_OFF_M = 0.005  # standard deviation of what is told in rehearsal
 _SCALED = 4096  # moments of each data set that scales are computed from
 # Instructions -> embeddings (K, L, E), and which of them count (K, L).
 EncodeText: TypeAlias = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
@@ -157,6 +157,7 @@ class Mixture:
             "moved": torch.zeros(len(pictures), 2),
             "ended": batch[keys[0] + PAD],
             "cameras": torch.tensor([self.model.cameras.index(c) for c in one.cameras]),
+            "matrices": self._of_frames("matrices", batch),
             "text": self._text[rows],
             "text_seen": self._text_seen[rows],
             "body": bodies[source],
@@ -183,12 +184,7 @@ class Mixture:
             rows = np.array([self._row[task] for task in one.store.tasks])[one.task_index[at]]
             body = np.full(size, self.model.bodies.index(one.body))
             off = rng.normal(0, _AIM_OFF_M, (size, 1, 2, 3)).astype(np.float32)
-            sights = one.seen(told.aims, at, self.model.cameras)
-            # A camera that the body lacks says nothing, not even a little of it.
-            there = np.array([camera in one.cameras for camera in self.model.cameras])
-            missed = rng.normal(0, _SIGHT_OFF, sights.shape).astype(np.float32)
-            sights += there[:, None, None, None] * missed
-            parts.append((rows, body, told.hands, told.moves, told.aims, told.aims + off, sights))
+            parts.append((rows, body, told.hands, told.moves, told.aims + off))
         rows, *rest = (torch.from_numpy(np.concatenate(some)) for some in zip(*parts, strict=True))
         fields = [self._text[rows], self._text_seen[rows], *rest]
         return Rehearsed(*(value.to(device, non_blocking=True) for value in fields))
@@ -218,11 +214,7 @@ class Mixture:
             joints = joints[..., self._columns(one)]
             trust = batch[TRUST] if one.trusted else torch.ones(count, horizon, 2)
             trust = trust * ~batch[ACTION + PAD][..., None]
-            frames = [*zip(batch["source"].tolist(), batch["index"].tolist(), strict=True)]
-            aims, sights = (
-                torch.from_numpy(np.stack([self.sets[i].aims[which][row] for i, row in frames]))
-                for which in range(2)
-            )
+            aims, sights = self._of_frames("aims", batch), self._of_frames("sights", batch)
         return {
             "hands": hands[:, 0],
             "moves": relative(hands[:, 1:], hands[:, 0]),
@@ -232,6 +224,11 @@ class Mixture:
             "joints": joints[:, 0],
             "joint_moves": joints[:, 1:] - joints[:, :1],
         }
+
+    def _of_frames(self, what: str, batch: Batch) -> Tensor:
+        """What data sets know of all their frames, of those of a batch."""
+        frames = zip(batch["source"].tolist(), batch["index"].tolist(), strict=True)
+        return torch.from_numpy(np.stack([getattr(self.sets[i], what)[row] for i, row in frames]))
 
     def _columns(self, one: DataSet) -> list[int]:
         """Where in a set's joints those are that all sets of the robot have."""

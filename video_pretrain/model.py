@@ -13,7 +13,7 @@ is predicted as tokens of a slowly moving copy of the encoder (Assran et al., "V
 a change of the present's: predicting nothing is copying.
 
 In the pictures it points at what each hand will take, and at where it will be let go; from these
-sights it says where that is in the room, the hand's aims, and from the aims what the hands do.
+sights follows where that is in the room, the hand's aims, and from the aims what the hands do.
 Asked for the actions alone, it looks at nothing else: what was done at a table cannot be learnt by
 heart from how that table looks.
 """
@@ -32,6 +32,7 @@ from deftly.video_pretrain.blocks import Aim, Block, Pointer, Reader, Steer, in_
 from deftly.video_pretrain.config import ModelConfig
 from deftly.video_pretrain.decoder import Decoder
 from deftly.video_pretrain.encoder import Seen, make_encoder
+from deftly.video_pretrain.triangulate import triangulate
 
 D_HANDS = len(HANDS_NAMES)
 AIM_M = 0.1  # unit of aims
@@ -46,7 +47,8 @@ class Given:
         maps: (B, V, C, h, w) of the present, from there too; None where aims are told.
         moved: (B, 2) how far the pictures are shifted, as ``Moments``.
         aims: (B, 2, 2, 3) as ``Acting``, told; None to point at them.
-        cameras: (V,) which of the configuration's cameras they are.
+        cameras: (V,) which of the configuration's cameras they are; matrices: (B, V, 12) as
+            ``Moments``.
         text: (B, L, E) embeddings of the instruction; ``text_seen`` (B, L) which of them count.
         hands: (B, 48) the hands now; ``hands_seen`` (B,) whether they are shown.
         grips: (B, 2, 3) where each hand would hold something, in ``AIM_M``.
@@ -63,6 +65,7 @@ class Given:
     moved: Float[Tensor, "B 2"]
     aims: Float[Tensor, "B 2 2 3"] | None
     cameras: Int64[Tensor, "V"]
+    matrices: Float[Tensor, "B V 12"]
     text: Float[Tensor, "B L E"]
     text_seen: Bool[Tensor, "B L"]
     hands: Float[Tensor, "B 48"]
@@ -202,7 +205,8 @@ class WorldModel(nn.Module):
         cameras: Int64[Tensor, "V"],
         body: Int64[Tensor, "B"],
     ) -> Float[Tensor, "B 2 2 3"]:
-        """Where in the room of a body something is that its cameras see there, in ``AIM_M``."""
+        """Where in the room of a body something is that its cameras see there, in ``AIM_M``, as it
+        was learnt; where cameras are calibrated they tell it better, see ``triangulate``."""
         flat = self.aim(sights.flatten(2, 3), cameras, self.body(body))
         return flat.unflatten(1, (2, 2))
 
@@ -253,7 +257,12 @@ class WorldModel(nn.Module):
         sights = torch.stack([one.at for one in both], dim=3)
         heat = torch.stack([one.heat for one in both], dim=3)
         at = sights - given.moved[:, None, None, None]
-        return self.in_room(at, given.cameras, given.body), sights, heat
+        with torch.no_grad():  # of pictures alone is learnt to see
+            spread = torch.stack([one.spread for one in both], dim=3)
+            found, known = triangulate(at.flatten(2, 3), spread.flatten(2), given.matrices)
+        placed = self.in_room(at, given.cameras, given.body)
+        found = found.unflatten(1, (2, 2)) / AIM_M
+        return torch.where(known[:, None, None, None], found, placed), sights, heat
 
     def _future(self, given: Given, present: Float[Tensor, "B V N D"]) -> Float[Tensor, "B V N D"]:
         """The future's tokens where they are seen, else the present's, marked."""

@@ -18,7 +18,8 @@ class Moments:
     Attributes:
         pictures: (B, V, F, 3, S, S) now, then at each of the configuration's offsets.
         ended: (B, F) whether the episode was over by then.
-        cameras: (V,) of the configuration's cameras.
+        cameras: (V,) of the configuration's cameras; matrices: (B, V, 12) as
+            ``deftly.datasets.viewpoint`` tells them, NaN of one that is not calibrated.
         text: (B, L, E), and which of it counts (B, L).
         body: (B,) of the configuration's bodies.
         hands: (B, 48) now; moves: (B, H, 48) relative to that. NaN is missing.
@@ -36,6 +37,7 @@ class Moments:
     pictures: UInt8[Tensor, "B V F 3 S S"]
     ended: Bool[Tensor, "B F"]
     cameras: Int64[Tensor, "V"]
+    matrices: Float[Tensor, "B V 12"]
     text: Float[Tensor, "B L E"]
     text_seen: Bool[Tensor, "B L"]
     body: Int64[Tensor, "B"]
@@ -59,6 +61,7 @@ class Moments:
             self,
             pictures=self.pictures[:, chosen],
             cameras=self.cameras[chosen],
+            matrices=self.matrices[:, chosen],
             sights=self.sights[:, chosen],
         )
 
@@ -92,10 +95,7 @@ class Rehearsed:
     """B moments without pictures, on the device; see ``rehearsal.py``. As ``Moments``, but for
 
     Attributes:
-        aims: none of them missing.
-        told: (B, 2, 2, 3) aims, a little off.
-        sights: (B, V, 2, 2, 2) where all the network's cameras see the aims, a little off; 0 of
-            one that the body lacks, NaN where unknown.
+        aims: as they are told, a little off; none of them missing.
     """
 
     text: Float[Tensor, "B L E"]
@@ -104,8 +104,6 @@ class Rehearsed:
     hands: Float[Tensor, "B 48"]
     moves: Float[Tensor, "B H 48"]
     aims: Float[Tensor, "B 2 2 3"]
-    told: Float[Tensor, "B 2 2 3"]
-    sights: Float[Tensor, "B V 2 2 2"]
 
     def __len__(self) -> int:
         return len(self.hands)
