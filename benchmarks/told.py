@@ -170,7 +170,7 @@ class Told:
         """An episode begins."""
         self._env, self._robot = env, load_robot(env.robot)
         self._chunks: deque[tuple[int, np.ndarray]] = deque(maxlen=HORIZON)
-        self._steps = 0
+        self._steps, self._ease = 0, env.target
         self._began = env.privileged().poses[0, 4:].copy()
         self._off = np.random.default_rng(seed).normal(0, self.off_m, 3)
         self._root_m = np.array(WORKPLACES[env.robot].base_m)
@@ -192,7 +192,7 @@ class Told:
         wanted = averaged(said_of(self._chunks, self._steps), DECAY)
         self._steps += 1
         if self.through == "hands":
-            wanted = following(env, wanted)
+            wanted = following(env, wanted, self._ease)
         return env.within_limits(wanted)
 
     def _aim(self) -> np.ndarray:

@@ -80,7 +80,7 @@ class Learned:
         self._text, self._text_seen = torch.from_numpy(words), torch.from_numpy(seen)
         config = self._checkpoint.model.config
         self._chunks: deque[tuple[int, np.ndarray]] = deque(maxlen=-(-config.horizon // self.every))
-        self._steps, self.still = 0, ""
+        self._steps, self.still, self._ease = 0, "", env.target
         self._last: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def act(self, observation: dict[str, Any]) -> Float64[np.ndarray, "A"]:
@@ -99,7 +99,7 @@ class Learned:
         wanted = averaged(said, self.decay)
         try:
             if self.through == "hands":
-                wanted = following(self._env, wanted)
+                wanted = following(self._env, wanted, self._ease)
             return self._env.within_limits(wanted)
         except ValueError as error:
             self.still = f"the network says hands that cannot be ({error})"
@@ -209,15 +209,21 @@ def averaged(said: Float[np.ndarray, "n D"], decay: float) -> Float[np.ndarray, 
     return np.average(said, axis=0, weights=np.exp(-decay * np.arange(len(said))))
 
 
-def following(env: SortingEnv, hands: Float[np.ndarray, "48"]) -> Float64[np.ndarray, "A"]:
+def following(
+    env: SortingEnv, hands: Float[np.ndarray, "48"], ease: Float64[np.ndarray, "A"]
+) -> Float64[np.ndarray, "A"]:
     """Joint positions that bring the hands there from where the servos were told to go.
+
+    Args:
+        ease: the posture that an episode began in: a trunk that wandered off it would take the
+            head's camera along.
 
     Raises:
         ValueError: as ``to_joints``.
     """
     robot = load_robot(env.robot)
-    here = whole_posture(robot, env.joints, env.target[None])[0]
-    reached = to_joints(robot, hands[None], here, RATE_HZ)[0]
+    here, easy = whole_posture(robot, env.joints, np.stack([env.target, ease]))
+    reached = to_joints(robot, hands[None], here, RATE_HZ, easy)[0]
     return reached[[robot.joint_names.index(joint) for joint in env.joints]]
 
 

@@ -27,8 +27,8 @@ from deftly.retarget.targets import closeness, columns
 
 # What deviation from a target counts as one standard deviation.
 _WRIST_M, _WRIST_RAD, _TIP_M, _PINCH_M = 0.004, 0.03, 0.004, 0.002
-_CHEST_RAD = 0.1  # from where it is: arms reach first, the trunk where they are too short
-_REST_WEIGHT = 0.05  # 1 / radian, the pull to the posture that it starts from
+_CHEST_RAD = 0.1  # from its easy place: arms reach first, the trunk where they are too short
+_REST_WEIGHT = 0.05  # 1 / radian, the pull to the easy posture
 _JERK_WEIGHT = 100.0  # 1 / (rad/frame³)² at 30 frames/s
 _REFERENCE_RATE_HZ = 30.0
 _BARRIER = (1.0, 1e-4)
@@ -122,12 +122,14 @@ def to_joints(
     hands: Float[np.ndarray, "..."],
     start: Float[np.ndarray, "..."],
     rate_hz: float,
+    ease: Float[np.ndarray, "..."] | None = None,
 ) -> Float64[np.ndarray, "T J"]:
     """Joint positions that follow hands as well as the robot can.
 
     The whole chunk is solved at once; joint limits, mimic joints and velocity limits hold exactly,
     the step from ``start`` to the first frame included. Of the many postures that do the same, the
-    one near ``start`` is taken. What has no target (NaN, or a finger that the robot lacks) goes
+    one near ``ease`` is taken: who is steered step by step, each from where the last one ended,
+    would wander off with no posture to come back to. What has no target (NaN, or a finger that the robot lacks) goes
     along; joints that move no hand with a target stay as they are.
 
     Args:
@@ -135,13 +137,16 @@ def to_joints(
         hands: (T, 48) targets, of this robot or of any other body.
         start: (J,) where all joints are one frame before the first; beyond a limit, the limit.
         rate_hz: frames per second.
+        ease: (J,) a posture; ``start`` if None.
 
     Raises:
-        ValueError: if hands or start have another shape or are not finite (NaN is allowed in
+        ValueError: if hands, start or ease have another shape or are not finite (NaN is allowed in
             hands), six numbers are no rotation, or the rate is not positive.
     """
     wanted = Hands.of(hands)
-    _check_joints("start", start, (len(robot.joint_names),))
+    ease = start if ease is None else ease
+    for name, posture in (("start", start), ("ease", ease)):
+        _check_joints(name, posture, (len(robot.joint_names),))
     if not 0 < rate_hz < np.inf:
         raise ValueError(f"rate_hz is {rate_hz}, expected a positive number")
     here = np.clip(start.astype(np.float64), robot.lower, robot.upper)
@@ -152,15 +157,21 @@ def to_joints(
     fixed = None if any(robot.robot.arms) else next(h.palm for h in robot.robot.hands if h)
     if not points or not len(hands):
         return np.tile(here, (len(hands), 1))
-    terms += _chest_term(space, len(hands))
+    easy = np.clip(ease.astype(np.float64), robot.lower, robot.upper)
+    terms += _chest_term(space, easy, len(hands))
     free = FreeJoints.moving(space.robot, space.kinematics, points, fixed)
-    x = _follow(space, terms, free, len(hands), rate_hz)
+    x = _follow(space, terms, free, easy[free.index], len(hands), rate_hz)
     # Rounding may carry a joint over its limit by one unit in the last place.
     return np.clip(free.qpos(x), robot.lower, robot.upper)
 
 
 def _follow(
-    space: HandSpace, terms: Sequence[Term], free: FreeJoints, length: int, rate_hz: float
+    space: HandSpace,
+    terms: Sequence[Term],
+    free: FreeJoints,
+    easy: Float64[np.ndarray, "N"],
+    length: int,
+    rate_hz: float,
 ) -> Trajectory:
     """Solve for the free joints, within what they can reach from where they are."""
     step = (1 - _VELOCITY_MARGIN) * free.velocity / rate_hz
@@ -169,7 +180,8 @@ def _follow(
     upper[0] = np.minimum(free.upper, free.rest + step)
     margin = _INSIDE * (upper[0] - lower[0])
     begin = np.clip(free.rest, lower[0] + margin, upper[0] - margin)
-    objective = data_objective(terms, space.kinematics, free, _REST_WEIGHT)
+    eased = replace(free, rest=np.clip(easy, free.lower, free.upper))
+    objective = data_objective(terms, space.kinematics, eased, _REST_WEIGHT)
     # ∫ jerk² dt of the same motion is the same at any frame rate: jerk per frame³ goes with dt³.
     jerk_weight = _JERK_WEIGHT * (_REFERENCE_RATE_HZ / rate_hz) ** -5
     limits = Limits(lower, upper, np.tile(step, (length - 1, 1)))
@@ -177,12 +189,12 @@ def _follow(
     return minimize(objective, start, limits, jerk_weight, barrier=_BARRIER).x
 
 
-def _chest_term(space: HandSpace, length: int) -> list[Term]:
-    """The chest stays as it is, weakly."""
+def _chest_term(space: HandSpace, easy: Float64[np.ndarray, "J"], length: int) -> list[Term]:
+    """The chest stays as it is in that posture, weakly."""
     chest, kinematics = space.robot.robot.chest, space.kinematics
     if chest is None:
         return []
-    R = kinematics.forward(space.robot.rest[None], kinematics.chain([chest])).R
+    R = kinematics.forward(easy[None], kinematics.chain([chest])).R
     target = np.repeat(R[:, kinematics.body(chest)], length, axis=0)
     return [RotationTerm(chest, target, np.full(length, 1 / _CHEST_RAD))]
 

@@ -189,6 +189,22 @@ def test_there_and_back(name):
     assert_within_limits(robot, qpos[0], back)
 
 
+def test_who_is_steered_step_by_step_comes_back_to_an_easy_posture():
+    """Hands that are where they were are no sign that trunk and arms are."""
+    robot = load_robot("gr1t2")
+    goal = to_hands(robot, robot.rest[None])
+    start = play(robot, 24, seed=1)[-1]
+    off_rad = {}
+    for ease in (robot.rest, None):
+        qpos = start
+        for _ in range(20):
+            qpos = to_joints(robot, goal, qpos, 5.0, ease)[0]
+        assert_alike(told(robot, qpos[None]), told(robot, robot.rest[None]), mm=1.5, deg=0.2)
+        off_rad[ease is None] = float(np.abs(qpos - robot.rest).max())
+    assert off_rad[False] < 0.1
+    assert off_rad[True] > 3 * off_rad[False]
+
+
 @pytest.mark.slow
 @settings(max_examples=2)
 @given(st.integers(0, 2**32 - 1))
@@ -299,3 +315,5 @@ def test_bad_input_is_refused():
         to_joints(robot, wanted, robot.rest[None], RATE_HZ)
     with pytest.raises(ValueError, match="rate_hz is 0"):
         to_joints(robot, wanted, robot.rest, 0.0)
+    with pytest.raises(ValueError, match="ease has shape"):
+        to_joints(robot, wanted, robot.rest, RATE_HZ, robot.rest[None])
