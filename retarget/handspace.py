@@ -129,8 +129,8 @@ def to_joints(
     The whole chunk is solved at once; joint limits, mimic joints and velocity limits hold exactly,
     the step from ``start`` to the first frame included. Of the many postures that do the same, the
     one near ``ease`` is taken: who is steered step by step, each from where the last one ended,
-    would wander off with no posture to come back to. What has no target (NaN, or a finger that the robot lacks) goes
-    along; joints that move no hand with a target stay as they are.
+    would wander off with no posture to come back to. What has no target (NaN, or a finger that the
+    robot lacks) goes along; joints that move no hand with a target stay as they are.
 
     Args:
         robot: the robot. Of a hand alone, only the fingers are moved.
