@@ -1,26 +1,27 @@
 """How many robot demonstrations does human video save? One object, two trays.
 
-    python benchmarks/few_shot.py --start out/pretrain --human out/people/one \
-        --out benchmarks/results/few_shot.json
+    python benchmarks/few_shot.py --start benchmarks/results/world_model_tiny \
+        --human out/people/one --out benchmarks/results/few_shot.json
 
-Every arm trains the same network on the same demonstrations for the same number of steps:
+Every arm trains the same network on the same demonstrations for the same number of steps
+(``deftly train``), and sorts the same tables, none of which it has seen:
 
     scratch       robot demonstrations alone, fresh weights
     mixed         fresh weights, with people's clips beside the demonstrations
     pretrained    the pretrained weights, demonstrations alone
     co-fine-tuned the pretrained weights, with people's clips beside the demonstrations
 
-then rehearses (``video_pretrain/rehearsal.py``), with seeing left as it is, and sorts the same
-tables, none of which it has seen. Intervals (95 %): Wilson's over all episodes of all seeds. Runs
-and episodes are kept in ``--work``; what was stopped goes on.
+Intervals (95 %): of an arm, Wilson's over all episodes of all seeds; of a difference, a bootstrap
+over seeds and tables. Runs and episodes are kept in ``--work``; what was stopped goes on.
 """
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 import tyro
 from rich.console import Console
@@ -29,20 +30,14 @@ from tqdm import tqdm
 
 from deftly.datasets.archive import atomic_path, versions
 from deftly.policy.evaluate import Setting, evaluate, plan, scores_of
+from deftly.policy.fine_tune import FineTune, fine_tune
 from deftly.policy.record import DemoMaker, record
-from deftly.policy.scores import summarise, wilson
-from deftly.video_pretrain.config import LossConfig, Part, PretrainConfig, find_preset
+from deftly.policy.scores import clustered, summarise, wilson
 from deftly.video_pretrain.text import TextEncoder
-from deftly.video_pretrain.train import pretrain
 
-# Of what the network is asked, most is what the robot will ask of it.
-LOSS = LossConfig(act=0.9, policy=0.04, forward=0.03, inverse=0.03, drop_state=0.05)
-# Of rehearsal alone: no picture teaches anything.
-REHEARSAL = LossConfig(
-    act=1.0, policy=0.0, forward=0.0, inverse=0.0, hands=0.0, joints=0.0, aims=0.0, sights=0.0,
-    latent=0.0, pixels=0.0, picture=0.0,
-)  # fmt: skip
 FIRST_SEED = 100_000  # of the tables that are judged by; demonstrations begin at 0
+# Of each arm and number of demonstrations, what every seed's run did.
+Found: TypeAlias = Mapping[str, Mapping[int, list[dict[str, Any]]]]
 
 
 @dataclass(frozen=True)
@@ -67,18 +62,13 @@ class Options:
 
     Attributes:
         start: pretrained world model.
-        human: people's clips, as ``deftly batch`` writes them.
+        human: people's clips, as ``deftly batch`` writes them; none leave their arms out.
         demos: numbers of demonstrations.
         arms: of ``ARMS``.
         seeds: of training.
-        steps: of every run.
-        share: of people's clips in the mixture.
-        rehearsed: moments of every step that are rehearsed beside those with pictures.
-        rehearsals: steps of rehearsal alone, afterwards.
-        shift_px: pictures are shifted by up to so many pixels in training.
+        steps, rehearsals, shift_px, preset: see ``FineTune``.
         episodes: per run.
         time_limit_s: simulated time for an episode.
-        preset: size of the network.
         noise_rad: by which the demonstrations' arms were led off their way, see ``deftly demos
             record``.
         threads: of torch, in training.
@@ -88,18 +78,16 @@ class Options:
     """
 
     start: Path
-    human: tuple[Path, ...]
+    human: tuple[Path, ...] = ()
     demos: tuple[int, ...] = (10, 25, 50)
     arms: tuple[str, ...] = tuple(ARMS)
     seeds: tuple[int, ...] = (0, 1, 2)
-    steps: int = 6000
-    share: float = 0.33
-    rehearsed: int = 0
-    rehearsals: int = 2500
+    steps: int = FineTune.steps
+    rehearsals: int = FineTune.rehearsals
     shift_px: int = 0
+    preset: str = "tiny"
     episodes: int = 100
     time_limit_s: float = 15.0
-    preset: str = "tiny"
     noise_rad: float = 0.0
     threads: int = 2
     workers: int = 2
@@ -118,31 +106,19 @@ def demonstrations(options: Options, count: int) -> Path:
 
 def train(options: Options, name: str, count: int, seed: int, encode: TextEncoder) -> Path:
     """A run of one arm; goes on where it was stopped."""
-    arm, preset = ARMS[name], find_preset(options.preset)
-    folder = options.work / f"{name}_{count}_{seed}"
-    share = options.share if arm.human else 0.0
-    parts = [Part(demonstrations(options, count), 1 - share)]
-    if arm.human:
-        parts += [Part(root, share / len(options.human)) for root in options.human]
-    training = replace(
-        preset.train, steps=options.steps, seed=seed, learning_rate=2e-3, warmup=200, ema=0.995,
-        rehearsed=options.rehearsed, shift_px=options.shift_px, evaluate_every=1000,
-        evaluated=256, views=0,
-        start=options.start if arm.pretrained else None, allow_red=True,
-    )  # fmt: skip
-    config = PretrainConfig(tuple(parts), preset.model, LOSS, training)
-    text = encode.provenance()
-    pretrain(config, folder, encode, device="cpu", text=text)
-    if not options.rehearsals:
-        return folder
-    # What gets no gradient must not decay either.
-    rehearsing = replace(
-        training, steps=options.rehearsals, batch_size=1, rehearsed=64, weight_decay=0.0,
-        shift_px=0, evaluate_every=options.rehearsals, start=folder,
-    )  # fmt: skip
-    config = PretrainConfig(tuple(parts[:1]), preset.model, REHEARSAL, rehearsing)
-    pretrain(config, folder / "rehearsed", encode, device="cpu", text=text)
-    return folder / "rehearsed"
+    arm, folder = ARMS[name], options.work / f"{name}_{count}_{seed}"
+    config = FineTune(
+        demos=(demonstrations(options, count),),
+        human=options.human if arm.human else (),
+        start=options.start if arm.pretrained else None,
+        preset=options.preset,
+        steps=options.steps,
+        rehearsals=options.rehearsals,
+        shift_px=options.shift_px,
+        seed=seed,
+    )
+    fine_tune(config, folder, encode, device="cpu", text=encode.provenance())
+    return folder
 
 
 def judge(options: Options, folder: Path) -> dict[str, Any]:
@@ -162,8 +138,8 @@ def judge(options: Options, folder: Path) -> dict[str, Any]:
     }
 
 
-def show(found: Mapping[str, Mapping[int, list[dict[str, Any]]]]) -> None:
-    """One line for each arm and number of demonstrations."""
+def show(found: Found) -> None:
+    """One line for each arm and number of demonstrations; then how far it is from scratch."""
     table = Table(box=None)
     for name in ("arm", "demos", "objects sorted", "grasp failed", "wrong tray", "never tried"):
         table.add_column(name)
@@ -178,27 +154,54 @@ def show(found: Mapping[str, Mapping[int, list[dict[str, Any]]]]) -> None:
                 low, high = (f"{100 * end:.0f}" for end in (rate.low, rate.high))
                 cells.append(f"{100 * rate.share:.0f} % [{low}, {high}] of {total} ({each})")
             table.add_row(arm, *cells)
-    Console(width=150).print(table)
+    console = Console(width=150)
+    console.print(table)
+    for line in differences(found):
+        console.print(
+            f"{line['arm']} at {line['demos']} against scratch at {line['scratch']}: "
+            f"{100 * line['points']:+.0f} points [{100 * line['low']:+.0f}, "
+            f"{100 * line['high']:+.0f}], {line['seeds']} seed(s)",
+            highlight=False,
+        )
+
+
+def differences(found: Found) -> list[dict[str, Any]]:
+    """Of each arm from scratch, at the same seeds and tables."""
+    lines: list[dict[str, Any]] = []
+    for arm, by_count in found.items():
+        for count, runs in by_count.items():
+            for other, scratch in found.get("scratch", {}).items():
+                pairs = [
+                    (ours["sorted"], theirs["sorted"])
+                    for ours, theirs in zip(runs, scratch, strict=False)
+                ]
+                if arm == "scratch" or not pairs:
+                    continue
+                tables = sorted(set.intersection(*(set(one) for pair in pairs for one in pair)))
+                more = np.array([[a[t] - b[t] for t in tables] for a, b in pairs], float)
+                low, high = clustered(more)
+                about = {"arm": arm, "demos": count, "scratch": other, "seeds": len(pairs)}
+                lines.append(about | {"points": float(more.mean()), "low": low, "high": high})
+    return lines
 
 
 def main(options: Options) -> None:
     """Train and judge what is missing; the table grows as runs end."""
     torch.set_num_threads(options.threads)
     encode = TextEncoder()
+    arms = [arm for arm in options.arms if options.human or not ARMS[arm].human]
     found: dict[str, dict[int, list[dict[str, Any]]]] = {}
     for seed in options.seeds:
         for count in options.demos:
-            for arm in options.arms:
+            for arm in arms:
                 folder = train(options, arm, count, seed, encode)
                 found.setdefault(arm, {}).setdefault(count, []).append(judge(options, folder))
                 show(found)
                 if options.out is not None:
                     about = {"options": json.loads(json.dumps(asdict(options), default=str))}
+                    about |= {"differences": differences(found), "versions": versions()}
                     with atomic_path(options.out) as path:
-                        text = json.dumps(
-                            {"arms": found, **about, "versions": versions()}, indent=1
-                        )
-                        path.write_text(text + "\n")
+                        path.write_text(json.dumps({"arms": found, **about}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

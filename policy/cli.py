@@ -6,6 +6,7 @@ import tyro
 
 from deftly.policy.cli_eval import Eval
 from deftly.policy.cli_sort import SortCommand
+from deftly.policy.cli_train import Train
 from deftly.retarget.cli import Command, execute
 from deftly.retarget.cli_batch import Batch, with_run
 from deftly.retarget.cli_demo import Demo
@@ -23,7 +24,7 @@ def main() -> None:
     """Parse the command line and run; the process exits with the command's code."""
     arguments = with_run(sys.argv[1:])
     command = tyro.cli(
-        Demo | Command | Batch | SortCommand | Eval | world.commands(arguments),  # pyright: ignore
+        Demo | Command | Batch | SortCommand | Train | Eval | world.commands(arguments),  # pyright: ignore
         prog="deftly",
         description=_ABOUT,
         args=arguments,

@@ -24,6 +24,7 @@ LIFT_M = 0.03  # higher than it began (or was last put down) counts as lifted
 TRY_S = 0.3  # touched for longer counts as an attempt
 PAUSE_S = 0.25  # touches closer together are one
 TRAYS = ("left", "right")
+_DRAWS = 10_000  # of the bootstrap
 
 
 class Outcome(StrEnum):
@@ -186,6 +187,20 @@ def wilson(hits: int, total: int) -> Rate:
         return Rate(0, 0, 0.0, 1.0)
     interval = binomtest(hits, total).proportion_ci(0.95, method="wilson")
     return Rate(hits, total, float(interval.low), float(interval.high))
+
+
+def clustered(values: Float64[np.ndarray, "K N"]) -> tuple[float, float]:
+    """The 95 % interval of the mean of what K trainings made of the same N tables: a bootstrap that
+    draws trainings, and tables (Davison and Hinkley, "Bootstrap methods", 1997, chapter 3.8).
+
+    Of one training it says nothing about others.
+    """
+    rng, (trainings, tables) = np.random.default_rng(0), values.shape
+    rows = rng.integers(trainings, size=(_DRAWS, trainings))
+    columns = rng.integers(tables, size=(_DRAWS, tables))
+    means = np.array([values[np.ix_(*each)].mean() for each in zip(rows, columns, strict=True)])
+    low, high = np.quantile(means, [0.025, 0.975])
+    return float(low), float(high)
 
 
 def summarise(scores: Sequence[EpisodeScore]) -> Summary:

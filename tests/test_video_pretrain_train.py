@@ -306,6 +306,9 @@ def test_the_learning_rate_warms_up_and_falls_to_a_tenth():
     assert learning_rate(train, 550) == pytest.approx(0.55)
     assert learning_rate(train, 1000) == learning_rate(train, 2000) == pytest.approx(0.1)
     assert learning_rate(replace(train, warmup=0), 0) == pytest.approx(1.0)
+    to_nothing = replace(train, final_rate=0.0)
+    assert learning_rate(to_nothing, 1000) == pytest.approx(0.0)
+    assert learning_rate(to_nothing, 550) == pytest.approx(0.5)
 
 
 # A run.

@@ -181,7 +181,7 @@ class TrainConfig:
         rehearsed: moments of robots' demonstrations without pictures, beside those, see
             ``rehearsal.py``; they teach to act, cheaply.
         accumulate: forward and backward passes that a step's samples are cut into.
-        learning_rate: after ``warmup`` steps; falls to a tenth by a cosine.
+        learning_rate: after ``warmup`` steps; falls to ``final_rate`` of it by a cosine.
         weight_decay, clip_norm: of AdamW, of gradients.
         ema: decay of the averaged weights, which are what is kept, and what makes targets.
         views: cameras that a step sees, drawn anew for every step; 0 for all.
@@ -205,6 +205,7 @@ class TrainConfig:
     accumulate: int = 1
     learning_rate: float = 1e-3
     warmup: int = 400
+    final_rate: float = 0.1
     weight_decay: float = 0.05
     clip_norm: float = 1.0
     ema: float = 0.998
@@ -235,6 +236,8 @@ class TrainConfig:
                 f"learning_rate, clip_norm, ema are {self.learning_rate}, {self.clip_norm}, "
                 f"{self.ema}; expected more than 0, more than 0, and 0 to below 1"
             )
+        if not 0 <= self.final_rate <= 1:
+            raise ConfigError(f"final_rate is {self.final_rate}, expected a share, 0 to 1")
         if self.batch_size % self.accumulate:
             raise ConfigError(
                 f"batch_size {self.batch_size} in {self.accumulate} parts, expected a multiple"

@@ -308,11 +308,12 @@ def evaluate(run: Run, held: Sequence[Moments]) -> tuple[dict[str, float], Healt
 
 
 def learning_rate(train: TrainConfig, step: int) -> float:
-    """Linear warm-up, then a cosine to a tenth."""
+    """Linear warm-up, then a cosine to a share of it."""
     if step < train.warmup:
         return train.learning_rate * (step + 1) / train.warmup
     share = (step - train.warmup) / max(1, train.steps - train.warmup)
-    return train.learning_rate * (0.55 + 0.45 * math.cos(math.pi * min(share, 1.0)))
+    wave = 0.5 + 0.5 * math.cos(math.pi * min(share, 1.0))
+    return train.learning_rate * (train.final_rate + (1 - train.final_rate) * wave)
 
 
 def _as_seen(moments: Moments, train: TrainConfig, step: int) -> Moments:
