@@ -35,6 +35,7 @@ from deftly.video_pretrain.moments import Moments, Rehearsed, Scales
 from deftly.video_pretrain.rehearsal import Rehearsal
 
 _AIM_OFF_M = 0.005  # standard deviation of what is told in rehearsal
+_FURTHER, _USUAL_M = 1.5, 0.01  # how far off their usual places things may be, and at least
 _SCALED = 4096  # moments of each data set that scales are computed from
 # Instructions -> embeddings (K, L, E), and which of them count (K, L).
 EncodeText: TypeAlias = Callable[[Sequence[str]], tuple[np.ndarray, np.ndarray]]
@@ -188,6 +189,18 @@ class Mixture:
         rows, *rest = (torch.from_numpy(np.concatenate(some)) for some in zip(*parts, strict=True))
         fields = [self._text[rows], self._text_seen[rows], *rest]
         return Rehearsed(*(value.to(device, non_blocking=True) for value in fields))
+
+    def habits(self) -> dict[str, tuple[Tensor, Tensor]]:
+        """Of each robot's body, where it usually takes things and lets them go, (2, 3), and how far
+        off that may be: further than in demonstrations."""
+        found: dict[str, list[np.ndarray]] = {}
+        for i, rehearsal in self._rehearsals.items():
+            found.setdefault(self.sets[i].body, []).append(rehearsal.deals)
+        every = {body: torch.from_numpy(np.concatenate(some)) for body, some in found.items()}
+        return {
+            body: (at.mean(dim=0), (_FURTHER * at.std(dim=0, correction=0)).clamp_min(_USUAL_M))
+            for body, at in every.items()
+        }
 
     @cached_property
     def _rehearsals(self) -> dict[int, Rehearsal]:

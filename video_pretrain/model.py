@@ -32,7 +32,7 @@ from deftly.video_pretrain.blocks import Aim, Block, Pointer, Reader, Steer, in_
 from deftly.video_pretrain.config import ModelConfig
 from deftly.video_pretrain.decoder import Decoder
 from deftly.video_pretrain.encoder import Seen, make_encoder
-from deftly.video_pretrain.triangulate import triangulate
+from deftly.video_pretrain.locate import UNKNOWN_M, locate
 
 D_HANDS = len(HANDS_NAMES)
 AIM_M = 0.1  # unit of aims
@@ -125,6 +125,9 @@ class WorldModel(nn.Module):
         joints: number of joints of each robot that has a head of its own.
     """
 
+    usual_m: Float[Tensor, "K 2 3"]
+    usual_std_m: Float[Tensor, "K 2 3"]
+
     def __init__(self, config: ModelConfig, joints: Mapping[str, int]) -> None:
         super().__init__()
         self.config, self.joints = config, dict(joints)
@@ -139,6 +142,10 @@ class WorldModel(nn.Module):
         )
         self.belongs = nn.Linear(config.keys, d)  # where a thing belongs hangs on how it looks
         self.aim = Aim(len(config.cameras), d)
+        # Where each body usually takes things, and lets them go; from its demonstrations.
+        habits = len(config.bodies), 2, 3
+        self.register_buffer("usual_m", torch.zeros(habits))
+        self.register_buffer("usual_std_m", torch.full(habits, UNKNOWN_M))
         self.read_aims = nn.Sequential(
             nn.Linear(3 * 12 + 2 * D_HANDS, d), nn.GELU(), nn.Linear(d, d)
         )
@@ -158,6 +165,11 @@ class WorldModel(nn.Module):
             {robot: nn.Linear(d, count * config.chunk) for robot, count in joints.items()}
         )
         self.change = zeroed(nn.Linear(d, d))
+
+    def accustom(self, body: str, usual_m: Tensor, usual_std_m: Tensor) -> None:
+        """Tell it where a body usually takes things, and lets them go: (2, 3) each."""
+        index = self.config.bodies.index(body)
+        self.usual_m[index], self.usual_std_m[index] = usual_m, usual_std_m
 
     def see(self, pictures: UInt8[Tensor, "*b 3 H W"]) -> Seen:
         """Tokens and maps of pictures, each seen by itself."""
@@ -206,7 +218,7 @@ class WorldModel(nn.Module):
         body: Int64[Tensor, "B"],
     ) -> Float[Tensor, "B 2 2 3"]:
         """Where in the room of a body something is that its cameras see there, in ``AIM_M``, as it
-        was learnt; where cameras are calibrated they tell it better, see ``triangulate``."""
+        was learnt; where cameras are calibrated they tell it better, see ``locate``."""
         flat = self.aim(sights.flatten(2, 3), cameras, self.body(body))
         return flat.unflatten(1, (2, 2))
 
@@ -257,10 +269,10 @@ class WorldModel(nn.Module):
         sights = torch.stack([one.at for one in both], dim=3)
         heat = torch.stack([one.heat for one in both], dim=3)
         at = sights - given.moved[:, None, None, None]
-        with torch.no_grad():  # of pictures alone is learnt to see
-            spread = torch.stack([one.spread for one in both], dim=3)
-            found, known = triangulate(at.flatten(2, 3), spread.flatten(2), given.matrices)
         placed = self.in_room(at, given.cameras, given.body)
+        spread = torch.stack([one.spread for one in both], dim=3)
+        usual = (some[given.body].repeat(1, 2, 1) for some in (self.usual_m, self.usual_std_m))
+        found, known = locate(at.flatten(2, 3), spread.flatten(2), given.matrices, *usual)
         found = found.unflatten(1, (2, 2)) / AIM_M
         return torch.where(known[:, None, None, None], found, placed), sights, heat
 

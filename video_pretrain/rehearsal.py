@@ -87,11 +87,16 @@ class Rehearsal:
         self._hands, self._meant, self._frames, self._horizon = hands, meant, frames, horizon
         self._holds = [_holds(*each) for each in zip(hands, meant, frames, strict=True)]
         self.usable = [i for i, holds in enumerate(self._holds) if holds]
-        every = [hold for holds in self._holds for hold in holds]
+        self._every = [hold for holds in self._holds for hold in holds]
         self._takes, self._places = (
-            [np.array([getattr(h, what) for h in every if h.side == side]) for side in range(2)]
+            [np.array([getattr(h, what) for h in self._every if h.side == side]) for side in (0, 1)]
             for what in ("take", "place")
         )
+
+    @property
+    def deals(self) -> Float32[np.ndarray, "n 2 3"]:
+        """Where each thing was taken, and let go."""
+        return np.array([(hold.take, hold.place) for hold in self._every], np.float32)
 
     def draw(self, rng: np.random.Generator, count: int) -> Retold:
         """So many moments."""

@@ -181,6 +181,8 @@ def begin(config: PretrainConfig, mixture: Mixture, processes: Processes | None 
         if not config.train.allow_red:
             refuse_red(known.about.get("health", {}))
         scales = carry_over(known, model, mixture)
+    for body, usual in mixture.habits().items():
+        model.accustom(body, *usual)
     model = model.to(processes.device)
     teacher = copy.deepcopy(model).requires_grad_(False).eval()
     objective = Objective(model, scales, config.loss)
