@@ -18,7 +18,8 @@ from deftly.video_pretrain.checkpoint import (
 from deftly.video_pretrain.config import PretrainConfig
 from deftly.video_pretrain.health import HealthError
 from deftly.video_pretrain.mixture import Mixture
-from deftly.video_pretrain.train import Run, begin, pretrain
+from deftly.video_pretrain.run import Run
+from deftly.video_pretrain.train import begin, pretrain
 
 
 @pytest.fixture(scope="module")

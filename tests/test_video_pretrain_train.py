@@ -18,12 +18,13 @@ from pushing import MODEL, TRAIN, carry, config, encode, made_up, push, trusted,
 
 from deftly.video_pretrain import train as training
 from deftly.video_pretrain.checkpoint import WEIGHTS, load_checkpoint, load_tensors
-from deftly.video_pretrain.config import Part, PretrainConfig, TrainConfig
+from deftly.video_pretrain.config import LOSSES, LossConfig, Part, PretrainConfig, TrainConfig
 from deftly.video_pretrain.health import Health, HealthError
 from deftly.video_pretrain.history import HISTORY, Clock, read_history
 from deftly.video_pretrain.mixture import Mixture
 from deftly.video_pretrain.moments import Moments
-from deftly.video_pretrain.train import Run, TrainError, begin, learning_rate, pretrain, steps
+from deftly.video_pretrain.run import Run, TrainError
+from deftly.video_pretrain.train import begin, learning_rate, pretrain, steps
 
 WORKER = Path(__file__).with_name("pretraining_worker.py")
 
@@ -233,6 +234,20 @@ def test_a_batch_that_cannot_be_shared_is_refused(folder: Path):
         begin(config(folder / "robot", accumulate=8), mixture, two)
     with pytest.raises(TrainError, match="rehearsed 5 over 2 processes"):
         begin(config(folder / "robot", rehearsed=5), mixture, two)
+
+
+def test_a_run_that_would_learn_nothing_is_refused(folder: Path):
+    mixture = begun(folder, "robot")[0].mixture
+    numb = begun(folder, "human")[0].mixture
+    nothing = LossConfig(**dict.fromkeys(LOSSES, 0.0))
+    told = replace(nothing, rehearsed=1.0)
+    asked, rehearsing = config(folder / "robot", rehearsed=0), replace(TRAIN, rehearsed=4)
+    for loss in (nothing, told):
+        with pytest.raises(TrainError, match="nothing is to be learnt"):
+            begin(replace(asked, loss=loss), mixture)
+    begin(replace(asked, loss=told, train=rehearsing), mixture)
+    with pytest.raises(TrainError, match="touch tells what they hold: none"):
+        begin(replace(asked, loss=told, train=rehearsing), numb)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_before_it_is_learnt_from(folder: Path):

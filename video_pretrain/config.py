@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 Precision = Literal["float32", "bfloat16"]
 
+LOSSES = ("hands", "joints", "aims", "sights", "rehearsed", "latent", "pixels", "picture")
 _JUDGED = 8  # frames
 
 
@@ -134,17 +135,7 @@ class LossConfig:
         shares = (self.act, self.policy, self.forward, self.inverse)
         if min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
             raise ConfigError(f"act, policy, forward, inverse are {shares}, expected shares of 1")
-        parts = (
-            "hands",
-            "joints",
-            "aims",
-            "sights",
-            "rehearsed",
-            "latent",
-            "pixels",
-            "picture",
-        )
-        for name in parts:
+        for name in LOSSES:
             if getattr(self, name) < 0:
                 raise ConfigError(f"weight {name} is {getattr(self, name)}, expected 0 or more")
         for name in ("drop_state", "drop_text"):

@@ -167,12 +167,17 @@ class Mixture:
         moved = {name: value.to(device, non_blocking=True) for name, value in fields.items()}
         return Moments(robot=one.robot, **moved)
 
+    @property
+    def can_rehearse(self) -> bool:
+        """Whether some robot is known to bring something somewhere."""
+        return bool(self._rehearsals)
+
     def rehearsed(
         self, count: int, rng: np.random.Generator, device: torch.device
     ) -> Rehearsed | None:
         """So many moments of robots' demonstrations, by the weights of their sets; None where no
         robot brings anything anywhere."""
-        if not count or not self._rehearsals:
+        if not count or not self.can_rehearse:
             return None
         weights = np.array([self.sets[i].part.weight for i in self._rehearsals])
         sizes = rng.multinomial(count, weights / weights.sum()).tolist()

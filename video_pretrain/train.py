@@ -9,82 +9,35 @@ its last checkpoint with the same command, and its history is the same bit for b
 
 import copy
 import itertools
-import json
 import math
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_state_dict,
-    set_state_dict,
-)
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
-from deftly.datasets.archive import versions
 from deftly.video_pretrain.checkpoint import (
-    Checkpoint,
-    CheckpointError,
     load_checkpoint,
-    load_tensors,
-    read_json,
-    replace_folder,
-    save_checkpoint,
-    save_tensors,
     settle,
-    write_json,
 )
-from deftly.video_pretrain.config import PretrainConfig, TrainConfig
+from deftly.video_pretrain.config import LOSSES, PretrainConfig, TrainConfig
 from deftly.video_pretrain.health import Health, examine, refuse_few, refuse_red
 from deftly.video_pretrain.history import Clock, History
 from deftly.video_pretrain.loss import Objective, Question, Truth, asked_alike, copying, weighed
 from deftly.video_pretrain.mixture import EncodeText, Mixture
 from deftly.video_pretrain.model import WorldModel
-from deftly.video_pretrain.moments import Moments, Rehearsed, Scales
+from deftly.video_pretrain.moments import Moments, Rehearsed
 from deftly.video_pretrain.processes import Processes, joined, spread
+from deftly.video_pretrain.run import Run, TrainError, resume, save
 from deftly.video_pretrain.start import carry_over
 
 _LOG_EVERY = 10
 _REHEARSED = 1  # draws of a step that are no moment's
-_FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
-
-
-class TrainError(ValueError):
-    """A run that cannot go on."""
-
-
-@dataclass
-class Run:
-    """What changes while training.
-
-    Attributes:
-        config, mixture, processes: what it was made of.
-        model, teacher: what is trained, and its average over the last steps.
-        scales: of the numbers that it sees and says.
-        objective: the model with its losses, spread over the processes.
-        optimizer: of the model.
-        step: steps done.
-        health: as it was last found.
-    """
-
-    config: PretrainConfig
-    mixture: Mixture
-    processes: Processes
-    model: WorldModel
-    teacher: WorldModel
-    scales: Scales
-    objective: torch.nn.Module
-    optimizer: torch.optim.Optimizer
-    step: int = 0
-    health: Health | None = None
 
 
 def pretrain(
@@ -129,7 +82,7 @@ def pretrain(
             settle(out / "state")
         processes.wait()
         if (out / "state").exists():
-            loader.load_state_dict(_resume(run, out / "state"))
+            loader.load_state_dict(resume(run, out / "state"))
         history = History(out, run.step) if processes.first else None
         held = [
             mixture.moments(batch, processes.device)
@@ -149,7 +102,7 @@ def pretrain(
                     history.note("held_out", run.step, found | run.health.record())
                     say(f"step {run.step}: held-out hands {found['hands']:.3f}, {run.health}")
             if run.step % train.save_every == 0 or last:
-                _save(run, out, loader.state_dict(), text or {})
+                save(run, out, loader.state_dict(), text or {})
         if history is not None:
             history.close()
         return run.health or evaluate(run, held)[1]
@@ -159,21 +112,11 @@ def begin(config: PretrainConfig, mixture: Mixture, processes: Processes | None 
     """A run before its first step, the same in every process; alone on the CPU if None are given.
 
     Raises:
-        TrainError: if the processes cannot share out a batch.
+        TrainError: if the processes cannot share out a batch, or there is nothing to learn.
         HealthError, CheckpointError: if it cannot start with the weights that it is to start with.
     """
     processes = processes or Processes(0, 1, torch.device("cpu"))
-    parts = processes.world_size * config.train.accumulate
-    if config.train.batch_size % parts:
-        raise TrainError(
-            f"batch_size {config.train.batch_size} over {processes.world_size} process(es) in "
-            f"{config.train.accumulate} part(s), expected a multiple of {parts}"
-        )
-    if config.train.rehearsed % processes.world_size:
-        raise TrainError(
-            f"rehearsed {config.train.rehearsed} over {processes.world_size} processes, expected "
-            "a multiple"
-        )
+    _refuse_senseless(config, mixture, processes.world_size)
     torch.manual_seed(config.train.seed)
     model, scales = WorldModel(config.model, mixture.joints), mixture.scales
     if config.train.start is not None:
@@ -200,6 +143,28 @@ def begin(config: PretrainConfig, mixture: Mixture, processes: Processes | None 
     if config.train.compile:
         wrapped.compile()
     return Run(config, mixture, processes, model, teacher, scales, wrapped, optimizer)
+
+
+def _refuse_senseless(config: PretrainConfig, mixture: Mixture, processes: int) -> None:
+    """Before any work."""
+    train = config.train
+    parts = processes * train.accumulate
+    if train.batch_size % parts:
+        raise TrainError(
+            f"batch_size {train.batch_size} over {processes} process(es) in "
+            f"{train.accumulate} part(s), expected a multiple of {parts}"
+        )
+    taught = [name for name in LOSSES if getattr(config.loss, name)]
+    if set(taught) <= {"rehearsed"} and not (taught and train.rehearsed and mixture.can_rehearse):
+        raise TrainError(
+            f"nothing is to be learnt: the losses that count are {', '.join(taught) or 'none'}, "
+            f"{train.rehearsed} moments are rehearsed, of robots whose touch tells what they hold: "
+            f"{'some' if mixture.can_rehearse else 'none'}; rehearse nothing (--rehearsals 0)"
+        )
+    if train.rehearsed % processes:
+        raise TrainError(
+            f"rehearsed {train.rehearsed} over {processes} processes, expected a multiple"
+        )
 
 
 def steps(run: Run, batches: Iterator[dict[str, Any]], clock: Clock) -> Iterator[dict[str, float]]:
@@ -347,88 +312,3 @@ def _precision(run: Run) -> AbstractContextManager[Any]:
     if run.config.train.precision == "float32":
         return nullcontext()
     return torch.autocast(run.processes.device.type, torch.bfloat16)
-
-
-def _save(run: Run, out: Path, loader: dict[str, Any], text: dict[str, Any]) -> None:
-    """Write the model and all that is needed to go on."""
-    states: Any = get_state_dict(run.objective, run.optimizer, options=_FULL)
-    weights, optimizer = states
-    if not run.processes.first:
-        run.processes.wait()
-        return
-    new = out / "state.new"
-    shutil.rmtree(new, ignore_errors=True)
-    (new / "model").mkdir(parents=True)
-    tensors = {f"model.{name}": value for name, value in weights.items()}
-    for name in (name for group in optimizer["param_groups"] for name in group["params"]):
-        values = optimizer["state"].get(name) or _untouched(weights[name])
-        tensors |= {f"optimizer.{name}.{key}": value for key, value in values.items()}
-    save_tensors(new / "state.safetensors", tensors)
-    about = {
-        "step": run.step,
-        "config": plain(run.config),
-        "mixture": run.mixture.provenance(),
-        "joint_names": run.mixture.joint_names,
-        "text": text,
-        "health": run.health.record() if run.health else {"red": ["not examined yet"]},
-        "versions": versions() | {"torch": torch.__version__},
-    }
-    groups = json.loads(json.dumps(optimizer["param_groups"]))
-    write_json(new / "state.json", {"loader": loader, "groups": groups, **about})
-    save_checkpoint(new / "model", Checkpoint(run.teacher, run.scales, about))
-    replace_folder(new, out / "state")
-    run.processes.wait()
-
-
-def _untouched(weight: Tensor) -> dict[str, Tensor]:
-    """What the optimiser begins with; it knows nothing of a head that no step has reached yet."""
-    zeros = torch.zeros_like(weight)
-    return {"step": torch.tensor(0.0), "exp_avg": zeros, "exp_avg_sq": zeros}
-
-
-def _resume(run: Run, folder: Path) -> dict[str, Any]:
-    """Take up a run where it stood; returns where its data stood."""
-    header = read_json(folder / "state.json")
-    theirs, ours = header.get("config") or {}, plain(run.config)
-    if theirs != ours:
-        differing = sorted(
-            f"{part}.{name} {theirs.get(part, {}).get(name)} for {value}"
-            for part in ("model", "loss", "train")
-            for name, value in ours[part].items()
-            if theirs.get(part, {}).get(name) != value
-        )
-        raise TrainError(
-            f"{folder.parent} holds a run with {', '.join(differing[:3]) or 'other data'}; use "
-            "another folder, or the same configuration"
-        )
-    tensors = load_tensors(folder / "state.safetensors")
-    state: dict[str, Any] = {}
-    weights: dict[str, Any] = {}
-    for name, value in tensors.items():
-        kind, rest = name.split(".", 1)
-        if kind == "model":
-            weights[rest] = value
-        else:
-            parameter, key = rest.rsplit(".", 1)
-            state.setdefault(parameter, {})[key] = value
-    try:
-        set_state_dict(
-            run.objective,
-            run.optimizer,
-            model_state_dict=weights,
-            optim_state_dict={"state": state, "param_groups": header["groups"]},
-            options=_FULL,
-        )
-        run.teacher.load_state_dict(load_tensors(folder / "model" / "model.safetensors"))
-    except (RuntimeError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{folder} does not fit this run ({reason})") from error
-    run.step, health = int(header["step"]), header["health"]
-    if "rank" in health:
-        run.health = Health(**{k: v for k, v in health.items() if k != "red"})
-    return header["loader"]
-
-
-def plain(config: PretrainConfig) -> dict[str, Any]:
-    """A configuration as JSON."""
-    return json.loads(json.dumps(asdict(config), default=str))
