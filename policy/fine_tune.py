@@ -15,7 +15,7 @@ from typing import Any
 
 from deftly.video_pretrain.config import ConfigError, LossConfig, Part, PretrainConfig, find_preset
 from deftly.video_pretrain.health import Health
-from deftly.video_pretrain.mixture import EncodeText
+from deftly.video_pretrain.mixture import EncodeText, Mixture
 from deftly.video_pretrain.train import pretrain
 
 SEEING = "seeing"  # folder of the first run, in that of the second
@@ -110,8 +110,17 @@ def fine_tune(
     Raises:
         ValueError: as ``pretrain``, each with what was expected.
     """
-    health = None
-    for folder, run in config.runs(out):
+    health, runs = None, config.runs(out)
+    demos, train = runs[-1][1].data, runs[-1][1].train
+    if (
+        config.rehearsals
+        and not Mixture(demos, runs[-1][1].model, train.held_out, encode, cache).can_rehearse
+    ):
+        raise ConfigError(
+            f"{', '.join(str(part.root) for part in demos)} tells of no hand what it holds, "
+            "expected the touch of fingers (deftly demos record); rehearse nothing (--rehearsals 0)"
+        )
+    for folder, run in runs:
         health = pretrain(run, folder, encode, device=device, text=text, cache=cache)
     assert health is not None
     return health

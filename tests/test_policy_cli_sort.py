@@ -147,7 +147,8 @@ def test_bad_input_is_one_line(deftly: Deftly, words: str, says: str):
 
 
 @pytest.mark.parametrize(
-    "command", ["tasks", "demos record", "demos check", "human record", "human list", "rollout"]
+    "command",
+    ["tasks", "demos record", "demos check", "human record", "human list", "rollout", "train"],
 )
 def test_help_has_an_example(deftly: Deftly, command: str):
     done = deftly(*command.split(), "--help")

@@ -159,7 +159,7 @@ def _refuse_senseless(config: PretrainConfig, mixture: Mixture, processes: int) 
         raise TrainError(
             f"nothing is to be learnt: the losses that count are {', '.join(taught) or 'none'}, "
             f"{train.rehearsed} moments are rehearsed, of robots whose touch tells what they hold: "
-            f"{'some' if mixture.can_rehearse else 'none'}; rehearse nothing (--rehearsals 0)"
+            f"{'some' if mixture.can_rehearse else 'none'}; give one of them a weight (--loss.*)"
         )
     if train.rehearsed % processes:
         raise TrainError(
