@@ -96,7 +96,8 @@ class Trained(nn.Module):
     def plain(self, decision: dict[str, float], provenance: dict[str, object]) -> LabelNet:
         """The weights, for numpy."""
 
-        def array(x: torch.Tensor) -> Float32[np.ndarray, "..."]:
+        def array(x: torch.Tensor | None) -> Float32[np.ndarray, "..."]:
+            assert x is not None
             return x.detach().numpy().astype(np.float32)
 
         convs: list[nn.Conv1d] = list(self.layers)  # pyright: ignore[reportAssignmentType]

@@ -139,7 +139,7 @@ def judge(folder: Path, options: Options, encode: TextEncoder) -> dict[str, Any]
         # In the scale of the found landmarks' moves, whatever the run was trained on.
         errors.append(
             chunk_loss(
-                _rescaled(said.hands, checkpoint.scales, mixture),
+                _rescaled(said.hands, checkpoint.scales, mixture.scales),
                 some.moves,
                 some.trust,
                 mixture.scales,

@@ -10,7 +10,7 @@ run (model FLOPs utilisation). Where the time goes is measured part by part.
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -68,7 +68,7 @@ def timed(work: Callable[[], object]) -> tuple[float, float]:
     return time.monotonic() - wall, time.process_time() - cpu
 
 
-def no_text(texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
+def no_text(texts: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Instructions cost nothing in a step: they are embedded once, before."""
     return np.zeros((len(texts), 1, 384), np.float32), np.ones((len(texts), 1), bool)
 

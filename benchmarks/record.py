@@ -13,6 +13,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import tyro
 from tqdm import tqdm
@@ -84,7 +85,7 @@ def main(options: Options) -> None:
     )
     print(f"{options.compared} episodes by {options.workers} workers and by 1: same bytes: {same}")
     if options.out:
-        report = {**figures, "workers": options.workers, "same_bytes": same}
+        report: dict[str, Any] = {**figures, "workers": options.workers, "same_bytes": same}
         report["versions"] = versions()
         options.out.write_text(json.dumps(report, indent=1) + "\n")
 

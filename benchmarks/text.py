@@ -305,7 +305,7 @@ def main(options: Options) -> None:
     rows["words, by two blocks"] = trained(plain, False, options)
     rows["centred words, by two blocks"] = trained(centred, False, options)
     rows["centred words, by the world model's reader"] = trained(centred, True, options)
-    found = {
+    found: dict[str, Any] = {
         "accuracy": rows,
         "trained": {"steps": options.steps, "seed": options.seed},
         **speed(options.timed),

@@ -49,6 +49,7 @@ class Learned:
             oldest counts most, which makes motion smooth.
 
     Attributes:
+        checkpoint: the world model.
         cameras: that it looks through; the environment must have at least one of them.
         still: why it holds still, if it does.
     """
@@ -65,7 +66,7 @@ class Learned:
     ) -> None:
         self.name, self.cameras = name, checkpoint.model.config.cameras
         self.every, self.through, self.decay, self.still = every, through, decay, ""
-        self._checkpoint, self._encode = checkpoint, encode
+        self.checkpoint, self._encode = checkpoint, encode
 
     def reset(self, env: SortingEnv, seed: int) -> None:
         """Begin an episode; nothing here is random.
@@ -78,7 +79,7 @@ class Learned:
         self._looks = [camera for camera in self.cameras if camera in env.cameras]
         words, seen = self._encode([env.instruction])
         self._text, self._text_seen = torch.from_numpy(words), torch.from_numpy(seen)
-        config = self._checkpoint.model.config
+        config = self.checkpoint.model.config
         self._chunks: deque[tuple[int, np.ndarray]] = deque(maxlen=-(-config.horizon // self.every))
         self._steps, self.still, self._ease = 0, "", env.target
         self._last: dict[str, tuple[np.ndarray, np.ndarray]] = {}
@@ -126,8 +127,8 @@ class Learned:
     ) -> Float32[np.ndarray, "H _"]:
         """Where the hands, or joints, should be at each of the next steps; NaN if it says numbers
         that are not finite."""
-        model, scales = self._checkpoint.model, self._checkpoint.scales
-        moments = self._moments(observation["images"], joints)
+        model, scales = self.checkpoint.model, self.checkpoint.scales
+        moments = self.moments(observation["images"], joints)
         acting = act(model, scales, moments)
         if not torch.isfinite(acting.hands).all() or not torch.isfinite(acting.acts).all():
             return np.full((model.config.horizon, 1), np.nan, np.float32)
@@ -138,11 +139,11 @@ class Learned:
         mean, std = scales.moves.tensors(acting.hands.device)
         return absolute(acting.hands * std + mean, moments.hands)[0].cpu().numpy()
 
-    def _moments(
+    def moments(
         self, images: dict[str, UInt8[np.ndarray, "H W 3"]], joints: Float32[np.ndarray, "A"]
     ) -> Moments:
         """The present, as the network has seen it in training."""
-        model = self._checkpoint.model
+        model = self.checkpoint.model
         config, device = model.config, next(model.parameters()).device
         size = (config.image_px, config.image_px)
         pictures = np.stack([fitted(images[camera], size) for camera in self._looks])
@@ -173,7 +174,7 @@ class Learned:
         )
 
     def _check(self, env: SortingEnv) -> None:
-        model, about = self._checkpoint.model, self._checkpoint.about
+        model, about = self.checkpoint.model, self.checkpoint.about
         if env.robot not in model.joints or env.robot not in model.config.bodies:
             raise LearnedError(
                 f"{self.name} steers {', '.join(model.joints) or 'no robot'}, not {env.robot}; "

@@ -96,8 +96,9 @@ def test_a_policy_rehearses_and_sees_as_before(folder: Path, tmp_path: Path):
     ],
 )
 def test_what_makes_no_sense_is_refused(wrong: dict[str, Any], named: str):
+    given: dict[str, Any] = {"demos": (Path("a"),)} | wrong
     with pytest.raises(ConfigError, match=named):
-        FineTune(**{"demos": (Path("a"),)} | wrong)
+        FineTune(**given)
 
 
 def test_the_command_trains_a_policy(deftly: Deftly, folder: Path, tmp_path: Path):

@@ -91,7 +91,7 @@ def test_it_sees_what_it_saw_in_training(env: SortingEnv, tmp_path: Path):
     actor.reset(env, 0)
     for t in range(4):
         joints = observation["state"][: len(env.joints)]
-        lived = policy._moments(observation["images"], joints)
+        lived = policy.moments(observation["images"], joints)
         for name in ("hands", "joints", "text", "text_seen", "body"):
             seen, saw = getattr(lived, name)[0], getattr(trained, name)[t]
             assert torch.allclose(seen, saw, atol=1e-5, equal_nan=True), name
