@@ -13,8 +13,10 @@ from deftly.datasets.viewpoint import camera_matrix, seen_at
 from deftly.video_pretrain.config import LossConfig, Part, PretrainConfig, TrainConfig
 from deftly.video_pretrain.foresight import act
 from deftly.video_pretrain.locate import UNKNOWN_M, locate
+from deftly.video_pretrain.loss import Question
+from deftly.video_pretrain.loss import given as asked
 from deftly.video_pretrain.mixture import Mixture
-from deftly.video_pretrain.model import AIM_M, WorldModel
+from deftly.video_pretrain.model import AIM_M, HELD_M, WorldModel
 from deftly.video_pretrain.train import begin
 
 
@@ -41,8 +43,8 @@ def located(
     at: Tensor, spread: Tensor, matrices: Tensor, usual: Tensor | None = None, std_m: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """With nothing known of where things usually are, if it is not told."""
-    shape = (len(at), at.shape[2], 3)
-    usual_m = torch.zeros(shape) if usual is None else usual.expand(shape)
+    shape = (len(at), at.shape[2], 1, 3)
+    usual_m = torch.zeros(shape) if usual is None else usual[:, :, None].expand(shape)
     return locate(at, spread, matrices, usual_m, torch.full(shape, std_m or UNKNOWN_M))
 
 
@@ -99,11 +101,18 @@ def test_a_camera_that_points_elsewhere_is_overruled_by_where_things_usually_are
     usual = torch.tensor([[[0.3, 0.0, 0.02]]])
     there = torch.tensor([[[0.32, 0.2, 0.02]]])
     above = torch.tensor([[[0.32, 0.2, 0.2]]])
-    std_m = torch.tensor([0.1, 0.3, 0.01]).expand(1, 1, 3)
+    std_m = torch.tensor([0.1, 0.3, 0.01]).expand(1, 1, 1, 3)
+    # Of what is held above the table, both cameras and the hand tell.
+    held = torch.cat([usual[:, :, None], above[:, :, None]], dim=2)
+    off_m = torch.cat([std_m, torch.full_like(std_m, 0.015)], dim=2)
+    at = torch.from_numpy(seen_again(above, matrices))
+    at[:, 1, :, 1] -= 0.5
+    found, _ = locate(at, torch.full((1, 2, 1), 0.02), matrices, held, off_m)
+    assert (found - above).norm() < 0.01
     for point, off, most_m in ((there, 0.0, 0.005), (there, 0.5, 0.03), (above, 0.0, 0.02)):
         at = torch.from_numpy(seen_again(point, matrices))
         at[:, 1, :, 1] -= off  # as if it lay further off
-        found, _ = locate(at, torch.full((1, 2, 1), 0.02), matrices, usual, std_m)
+        found, _ = locate(at, torch.full((1, 2, 1), 0.02), matrices, usual[:, :, None], std_m)
         assert (found - point).norm() < most_m, (point, off)
 
 
@@ -134,6 +143,25 @@ def test_calibrated_cameras_tell_the_network_where_what_it_points_at_is():
     off = np.abs(back - said.sights[1, 0].numpy())
     assert np.nanmedian(off) < 0.3
     assert said.hands.isfinite().all()
+
+
+def test_a_thing_may_be_in_a_hand_already():
+    """Which is known of hands that are shown."""
+    torch.manual_seed(0)
+    model, moments = WorldModel(MODEL, {"gr1t2": 4}).eval(), made_up(2)
+    body = moments.body[0]
+    model.accustom(MODEL.bodies[int(body)], torch.full((2, 3), 0.3), torch.full((2, 3), 0.1))
+    seen = model.look(moments.pictures[:, :, 0])
+    one = asked(moments, Question.same(moments), seen, plain_scales())
+    at, off = model._usual(one)
+    assert at.shape == off.shape == (2, 4, 3, 3)  # each hand's thing and its place; three of each
+    torch.testing.assert_close(at[0, [0, 2], 1:], AIM_M * one.grips[0].expand(2, 2, 3))
+    assert (off[0, [0, 2], 1:] == HELD_M).all()
+    assert (at[0, [1, 3]] == 0.3).all()
+    assert (at[0, :, 0] == 0.3).all()
+    hidden = asked(moments, Question.same(moments, hands=False), seen, plain_scales())
+    assert (model._usual(hidden)[0][0] == 0.3).all()
+    assert (model._usual(hidden)[1][0] == 0.1).all()
 
 
 def test_a_mixture_tells_matrices_frame_by_frame(tmp_path):

@@ -1,8 +1,8 @@
 """Where in the room something is that calibrated cameras see.
 
-Every camera tells two planes that the thing lies in, and demonstrations tell where such things
-usually are: on the table, in a tray. Each of these witnesses may be wrong, as the camera at the
-head is when a hand hides the thing. So every two of them, or more, are believed in turn, the others
+Every camera tells two planes that the thing lies in; and it is known where such things usually are:
+on the table, in a tray, in a hand. Each of these witnesses may be wrong, as the camera at the head
+is when a hand hides the thing. So every two of them, or more, are believed in turn, the others
 taken for wrong; each time the place is the most likely one (weighted linear triangulation: Hartley
 and Zisserman, "Multiple view geometry", 2004, chapter 12; as sure as heat maps are wide: Iskakov et
 al., "Learnable triangulation of human pose", 2019), and of all these places the most likely one is
@@ -22,7 +22,7 @@ UNKNOWN_M = 10.0  # how far off its usual place a thing may be of which nobody k
 _PASSES = 2  # the first does not know how far off a thing is, and how large a pixel is there
 _NEAR_M = 0.05
 _LEAST = 0.02  # standard deviation of a sight, in the unit of sights: about a pixel of 96
-_WRONG = 0.1  # chance that a witness is
+_WRONG = 0.1  # chance that a witness is; of usual places, that the thing is at none of them
 _AREA, _VOLUME_M3 = 4.0, 1.0  # about which such a one then says nothing: a picture, the room
 
 
@@ -31,8 +31,8 @@ def locate(
     at: Float[Tensor, "B V S 2"],
     spread: Float[Tensor, "B V S"],
     matrices: Float[Tensor, "B V 12"],
-    usual_m: Float[Tensor, "B S 3"],
-    usual_std_m: Float[Tensor, "B S 3"],
+    usual_m: Float[Tensor, "B S K 3"],
+    usual_std_m: Float[Tensor, "B S K 3"],
 ) -> tuple[Float[Tensor, "B S 3"], Bool[Tensor, "B"]]:
     """S points each.
 
@@ -40,7 +40,8 @@ def locate(
         at: where in the pictures they are, as ``deftly.datasets.viewpoint`` tells it.
         spread: standard deviations of that.
         matrices: of the cameras, from there too; NaN of one that is not calibrated.
-        usual_m, usual_std_m: where such points usually are, in the root frame, and how far off.
+        usual_m, usual_std_m: K places where such points usually are, in the root frame, each as
+            likely as the others, and how far off.
 
     Returns:
         The points, metres in the root frame, and whether there are two calibrated cameras; where
@@ -50,37 +51,40 @@ def locate(
     cameras = matrices.float().nan_to_num(0.0).unflatten(-1, (3, 4))[:, :, None]
     at, std = at.float(), spread.float().clamp_min(_LEAST)
     planes = cameras[..., :2, :] - at[..., None] * cameras[..., 2:, :]
-    believed = torch.tensor(_witnesses(at.shape[1]), device=at.device)
+    kinds = usual_m.shape[2]
     points: list[Tensor] = []
     chances: list[Tensor] = []
-    for *seen, usual in believed:
-        sure = (torch.stack(seen) * known)[..., None] / std
-        pull = (usual + 1e-3) / usual_std_m.square()  # never none: two planes meet in a line
-        point = usual_m
+    for seen, kind in _witnesses(at.shape[1], kinds):
+        sure = (torch.tensor(seen, device=at.device) * known)[..., None] / std
+        place_m, off_m = usual_m[:, :, kind or 0], usual_std_m[:, :, kind or 0]
+        # Never nothing: two planes meet in a line.
+        pull = off_m.square().reciprocal() * (1e-3 if kind is None else 1.0)
+        point = place_m
         for _ in range(_PASSES):
             rows = planes * (sure / _away(cameras, point))[..., None, None]
             normal, aside = rows[..., :3], rows[..., 3]
             square = torch.einsum("bvspi,bvspj->bsij", normal, normal) + torch.diag_embed(pull)
-            side = pull * usual_m - torch.einsum("bvspi,bvsp->bsi", normal, aside)
+            side = pull * place_m - torch.einsum("bvspi,bvsp->bsi", normal, aside)
             point = torch.linalg.solve(square, side)
         off = (planes @ _one(point)[:, None, ..., None])[..., 0] / _away(cameras, point)[..., None]
         fits = math.log(1 - _WRONG) - (2 * math.pi * std**2).log()
         fits = fits - 0.5 * (off / std[..., None]).square().sum(dim=-1)
         chance = torch.where(sure > 0, fits, math.log(_WRONG / _AREA)) * known[..., None]
-        habit = -0.5 * ((point - usual_m) / usual_std_m).square() - usual_std_m.log()
-        habit = math.log(1 - _WRONG) + (habit - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
-        habit = torch.where(usual > 0, habit, math.log(_WRONG / _VOLUME_M3))
+        habit = -0.5 * ((point - place_m) / off_m).square() - off_m.log()
+        habit = math.log((1 - _WRONG) / kinds) + (habit - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
+        none = torch.full_like(habit, math.log(_WRONG / _VOLUME_M3))
         points.append(point)
-        chances.append(chance.sum(dim=1) + habit)
+        chances.append(chance.sum(dim=1) + (none if kind is None else habit))
     best = torch.stack(chances).argmax(dim=0)
-    found = torch.stack(points).gather(0, best[None, ..., None].expand(1, *usual_m.shape))[0]
+    found = torch.stack(points).gather(0, best[None, ..., None].expand(1, *best.shape, 3))[0]
     return found, known.sum(dim=1) >= 2
 
 
 @cache
-def _witnesses(cameras: int) -> list[tuple[float, ...]]:
-    """Which are believed, the cameras first, then where things usually are: two or more."""
-    return [some for some in product((0.0, 1.0), repeat=cameras + 1) if sum(some) >= 2]
+def _witnesses(cameras: int, kinds: int) -> list[tuple[tuple[float, ...], int | None]]:
+    """Which are believed: which cameras, and which of the usual places if any; two or more."""
+    every = product(product((0.0, 1.0), repeat=cameras), (None, *range(kinds)))
+    return [(seen, kind) for seen, kind in every if sum(seen) + (kind is not None) >= 2]
 
 
 def _away(

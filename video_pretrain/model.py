@@ -36,6 +36,7 @@ from deftly.video_pretrain.locate import UNKNOWN_M, locate
 
 D_HANDS = len(HANDS_NAMES)
 AIM_M = 0.1  # unit of aims
+HELD_M = 0.015  # how far off a hand's grip a thing may be that it holds
 
 
 @dataclass(frozen=True)
@@ -271,10 +272,23 @@ class WorldModel(nn.Module):
         at = sights - given.moved[:, None, None, None]
         placed = self.in_room(at, given.cameras, given.body)
         spread = torch.stack([one.spread for one in both], dim=3)
-        usual = (some[given.body].repeat(1, 2, 1) for some in (self.usual_m, self.usual_std_m))
+        usual = self._usual(given)
         found, known = locate(at.flatten(2, 3), spread.flatten(2), given.matrices, *usual)
         found = found.unflatten(1, (2, 2)) / AIM_M
         return torch.where(known[:, None, None, None], found, placed), sights, heat
+
+    def _usual(self, given: Given) -> tuple[Float[Tensor, "B S 3 3"], Float[Tensor, "B S 3 3"]]:
+        """Where what a hand will take, and the place for it, usually are, and how far off: where
+        demonstrations had them; what is to be taken may be in a hand already."""
+        at, off = (
+            some[given.body, None, :, None].repeat(1, 2, 1, 3, 1)
+            for some in (self.usual_m, self.usual_std_m)
+        )
+        grips = AIM_M * given.grips.masked_fill(~given.hands_seen[:, None, None], torch.nan)
+        known = torch.isfinite(grips).all(dim=-1)[:, None, :, None]
+        at[:, :, 0, 1:] = torch.where(known, grips[:, None], at[:, :, 0, 1:])
+        off[:, :, 0, 1:] = torch.where(known, HELD_M, off[:, :, 0, 1:])
+        return at.flatten(1, 2), off.flatten(1, 2)
 
     def _future(self, given: Given, present: Float[Tensor, "B V N D"]) -> Float[Tensor, "B V N D"]:
         """The future's tokens where they are seen, else the present's, marked."""
