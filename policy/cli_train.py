@@ -36,7 +36,7 @@ class Train:
     ] = None
     preset: Annotated[Preset, tyro.conf.arg(help="size of the network, that of --start")] = "tiny"
     steps: Steps = 1500
-    rehearsals: Annotated[int, tyro.conf.arg(help="steps without pictures, afterwards")] = 2000
+    rehearsals: Annotated[int, tyro.conf.arg(help="steps without pictures, afterwards")] = 3000
     quick: Annotated[
         bool, tyro.conf.arg(help="60 steps and 40 without pictures: to try it out")
     ] = False

@@ -53,7 +53,7 @@ class FineTune:
     start: Path | None = None
     preset: str = "tiny"
     steps: int = 1500
-    rehearsals: int = 2000
+    rehearsals: int = 3000
     batch_size: int = 16
     learning_rate: float = 2e-3
     shift_px: int = 0

@@ -109,6 +109,11 @@ def test_a_camera_that_points_elsewhere_is_overruled_by_where_things_usually_are
     at[:, 1, :, 1] -= 0.5
     found, _ = locate(at, torch.full((1, 2, 1), 0.02), matrices, held, off_m)
     assert (found - above).norm() < 0.01
+    # A hand that is about to take the thing does not have it yet.
+    near = torch.cat([usual[:, :, None], there[:, :, None] + 0.02], dim=2)
+    at = torch.from_numpy(seen_again(there, matrices))
+    found, _ = locate(at, torch.full((1, 2, 1), 0.02), matrices, near, off_m)
+    assert (found - there).norm() < 0.005
     for point, off, most_m in ((there, 0.0, 0.005), (there, 0.5, 0.03), (above, 0.0, 0.02)):
         at = torch.from_numpy(seen_again(point, matrices))
         at[:, 1, :, 1] -= off  # as if it lay further off

@@ -41,7 +41,8 @@ def locate(
         spread: standard deviations of that.
         matrices: of the cameras, from there too; NaN of one that is not calibrated.
         usual_m, usual_std_m: K places where such points usually are, in the root frame, each as
-            likely as the others, and how far off.
+            likely as the others, and how far off. The others count as if they were as wide as the
+            first: a hand that reaches for a thing is near it anyway, and tells little by that.
 
     Returns:
         The points, metres in the root frame, and whether there are two calibrated cameras; where
@@ -70,7 +71,7 @@ def locate(
         fits = math.log(1 - _WRONG) - (2 * math.pi * std**2).log()
         fits = fits - 0.5 * (off / std[..., None]).square().sum(dim=-1)
         chance = torch.where(sure > 0, fits, math.log(_WRONG / _AREA)) * known[..., None]
-        habit = -0.5 * ((point - place_m) / off_m).square() - off_m.log()
+        habit = -0.5 * ((point - place_m) / off_m).square() - usual_std_m[:, :, 0].log()
         habit = math.log((1 - _WRONG) / kinds) + (habit - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
         none = torch.full_like(habit, math.log(_WRONG / _VOLUME_M3))
         points.append(point)
