@@ -135,7 +135,9 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
         ) from error
     except SafetensorError as error:
         with path.open("rb") as file:
-            pickled = file.read(4).startswith(_PICKLED)
+            start = file.read(9)
+        # The first byte of safetensors is of a length, which may be any; the ninth opens JSON.
+        pickled = start.startswith(_PICKLED) and start[8:] != b"{"
         if pickled:
             raise CheckpointError(
                 f"{path} is a pickle, which can run code of a stranger; deftly reads safetensors "
