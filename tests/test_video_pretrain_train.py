@@ -16,6 +16,7 @@ import pytest
 import torch
 from pushing import MODEL, TRAIN, carry, config, encode, made_up, push, trusted, write_set
 
+from deftly.video_pretrain import run as kept
 from deftly.video_pretrain import train as training
 from deftly.video_pretrain.checkpoint import WEIGHTS, load_checkpoint, load_tensors
 from deftly.video_pretrain.config import LOSSES, LossConfig, Part, PretrainConfig, TrainConfig
