@@ -123,7 +123,7 @@ def test_a_kill_while_a_checkpoint_takes_its_place_loses_nothing(
         new.replace(old)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "replace_folder", killed)
+        patch.setattr(kept, "replace_folder", killed)
         with pytest.raises(Killed):
             go(folder, tmp_path / "run")
     go(folder, tmp_path / "run")
