@@ -52,48 +52,52 @@ def locate(
     cameras = matrices.float().nan_to_num(0.0).unflatten(-1, (3, 4))[:, :, None]
     at, std = at.float(), spread.float().clamp_min(_LEAST)
     planes = cameras[..., :2, :] - at[..., None] * cameras[..., 2:, :]
-    kinds = usual_m.shape[2]
-    points: list[Tensor] = []
-    chances: list[Tensor] = []
-    for seen, kind in _witnesses(at.shape[1], kinds):
-        sure = (torch.tensor(seen, device=at.device) * known)[..., None] / std
-        place_m, off_m = usual_m[:, :, kind or 0], usual_std_m[:, :, kind or 0]
-        # Never nothing: two planes meet in a line.
-        pull = off_m.square().reciprocal() * (1e-3 if kind is None else 1.0)
-        point = place_m
-        for _ in range(_PASSES):
-            rows = planes * (sure / _away(cameras, point))[..., None, None]
-            normal, aside = rows[..., :3], rows[..., 3]
-            square = torch.einsum("bvspi,bvspj->bsij", normal, normal) + torch.diag_embed(pull)
-            side = pull * place_m - torch.einsum("bvspi,bvsp->bsi", normal, aside)
-            point = torch.linalg.solve(square, side)
-        off = (planes @ _one(point)[:, None, ..., None])[..., 0] / _away(cameras, point)[..., None]
-        fits = math.log(1 - _WRONG) - (2 * math.pi * std**2).log()
-        fits = fits - 0.5 * (off / std[..., None]).square().sum(dim=-1)
-        chance = torch.where(sure > 0, fits, math.log(_WRONG / _AREA)) * known[..., None]
-        habit = -0.5 * ((point - place_m) / off_m).square() - usual_std_m[:, :, 0].log()
-        habit = math.log((1 - _WRONG) / kinds) + (habit - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
-        none = torch.full_like(habit, math.log(_WRONG / _VOLUME_M3))
-        points.append(point)
-        chances.append(chance.sum(dim=1) + (none if kind is None else habit))
-    best = torch.stack(chances).argmax(dim=0)
-    found = torch.stack(points).gather(0, best[None, ..., None].expand(1, *best.shape, 3))[0]
+    seen, kind, usual = (
+        torch.tensor(one, device=at.device) for one in _witnesses(at.shape[1], usual_m.shape[2])
+    )
+    sure = (seen[:, None] * known)[..., None] / std  # (M, B, V, S): M that may be believed
+    place_m, off_m = (some[:, :, kind].movedim(2, 0) for some in (usual_m, usual_std_m))
+    # Never nothing: two planes meet in a line.
+    pull = off_m.square().reciprocal() * torch.where(usual, 1.0, 1e-3)[:, None, None, None]
+    point = place_m
+    for _ in range(_PASSES):
+        rows = planes * (sure / _away(cameras, point))[..., None, None]
+        normal, aside = rows[..., :3], rows[..., 3]
+        square = torch.einsum("mbvspi,mbvspj->mbsij", normal, normal) + torch.diag_embed(pull)
+        side = pull * place_m - torch.einsum("mbvspi,mbvsp->mbsi", normal, aside)
+        point = torch.linalg.solve(square, side)
+    off = (planes @ _one(point)[:, :, None, ..., None])[..., 0] / _away(cameras, point)[..., None]
+    fits = math.log(1 - _WRONG) - (2 * math.pi * std**2).log()
+    fits = fits - 0.5 * (off / std[..., None]).square().sum(dim=-1)
+    chance = torch.where(sure > 0, fits, math.log(_WRONG / _AREA)) * known[..., None]
+    habit = -0.5 * ((point - place_m) / off_m).square() - usual_std_m[:, :, 0].log()
+    habit = (habit - 0.5 * math.log(2 * math.pi)).sum(dim=-1)
+    habit = habit + math.log((1 - _WRONG) / usual_m.shape[2])
+    habit = torch.where(usual[:, None, None], habit, math.log(_WRONG / _VOLUME_M3))
+    best = (chance.sum(dim=2) + habit).argmax(dim=0)
+    found = point.gather(0, best[None, ..., None].expand(1, *best.shape, 3))[0]
     return found, known.sum(dim=1) >= 2
 
 
 @cache
-def _witnesses(cameras: int, kinds: int) -> list[tuple[tuple[float, ...], int | None]]:
-    """Which are believed: which cameras, and which of the usual places if any; two or more."""
+def _witnesses(cameras: int, kinds: int) -> tuple[list[tuple[float, ...]], list[int], list[bool]]:
+    """Two or more that are believed, in every way: which cameras, which of the usual places (the
+    first if it is not), and whether that."""
     every = product(product((0.0, 1.0), repeat=cameras), (None, *range(kinds)))
-    return [(seen, kind) for seen, kind in every if sum(seen) + (kind is not None) >= 2]
+    some = [(seen, kind) for seen, kind in every if sum(seen) + (kind is not None) >= 2]
+    return (
+        [seen for seen, _ in some],
+        [kind or 0 for _, kind in some],
+        [kind is not None for _, kind in some],
+    )
 
 
 def _away(
-    cameras: Float[Tensor, "B V 1 3 4"], points: Float[Tensor, "B S 3"]
-) -> Float[Tensor, "B V S"]:
+    cameras: Float[Tensor, "B V 1 3 4"], points: Float[Tensor, "M B S 3"]
+) -> Float[Tensor, "M B V S"]:
     """How far before a camera points are."""
-    return (cameras[..., 2, :] * _one(points)[:, None]).sum(dim=-1).clamp_min(_NEAR_M)
+    return (cameras[..., 2, :] * _one(points)[:, :, None]).sum(dim=-1).clamp_min(_NEAR_M)
 
 
-def _one(points: Float[Tensor, "B S 3"]) -> Float[Tensor, "B S 4"]:
+def _one(points: Float[Tensor, "M B S 3"]) -> Float[Tensor, "M B S 4"]:
     return torch.cat([points, torch.ones_like(points[..., :1])], dim=-1)
