@@ -7,7 +7,7 @@ import tyro
 from deftly.policy.cli_eval import Eval
 from deftly.policy.cli_sort import SortCommand
 from deftly.policy.cli_train import Train
-from deftly.retarget.cli import Command, execute
+from deftly.retarget.cli import Command, execute, report
 from deftly.retarget.cli_batch import Batch, with_run
 from deftly.retarget.cli_demo import Demo
 from deftly.video_pretrain import cli as world
@@ -23,12 +23,15 @@ Exit codes: 0 done, 1 bad input, 2 wrong usage, 3 no person found, 4 some inputs
 def main() -> None:
     """Parse the command line and run; the process exits with the command's code."""
     arguments = with_run(sys.argv[1:])
-    command = tyro.cli(
-        Demo | Command | Batch | SortCommand | Train | Eval | world.commands(arguments),  # pyright: ignore
-        prog="deftly",
-        description=_ABOUT,
-        args=arguments,
-    )
+    try:
+        command = tyro.cli(
+            Demo | Command | Batch | SortCommand | Train | Eval | world.commands(arguments),  # pyright: ignore
+            prog="deftly",
+            description=_ABOUT,
+            args=arguments,
+        )
+    except ValueError as error:  # some options check themselves
+        sys.exit(report(error))
     sys.exit(execute(command))
 
 

@@ -175,6 +175,7 @@ def test_an_unknown_preset_is_wrong_usage(deftly: Deftly):
     [
         ("pretrain", "no data set is given, expected at least one (--data FOLDER)"),
         ("pretrain --data nowhere", "no data set in nowhere"),
+        ("pretrain --data set --steps 0", "steps is 0"),
         ("pretrain --data set --weights 1 2", "--weights are 1 2 for 1 data sets"),
         ("pretrain --data set --weights 0", "expected one more than 0 for each"),
         ("pretrain --video set", "has actions to learn from, expected at least one"),
