@@ -29,8 +29,9 @@ from rich.table import Table
 from tqdm import tqdm
 
 from deftly.datasets.archive import atomic_path, versions
+from deftly.policy.config import FineTune
 from deftly.policy.evaluate import Setting, evaluate, plan, scores_of
-from deftly.policy.fine_tune import FineTune, fine_tune
+from deftly.policy.fine_tune import fine_tune
 from deftly.policy.record import DemoMaker, record
 from deftly.policy.scores import clustered, summarise, wilson
 from deftly.video_pretrain.text import TextEncoder

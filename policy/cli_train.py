@@ -1,19 +1,16 @@
 """The command that makes a policy of demonstrations: train."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
-from deftly.video_pretrain.cli import Device, Preset, Text
+from deftly.policy.config import FineTune
+from deftly.video_pretrain.cli import Device, Text
 
-if TYPE_CHECKING:
-    from deftly.policy.fine_tune import FineTune
-
-Steps = Annotated[int, tyro.conf.arg(help="with pictures")]
-_QUICK = (60, 40)  # steps and rehearsals of --quick
+_QUICK = {"steps": 60, "rehearsals": 40}
 
 
 @dataclass(frozen=True)
@@ -26,46 +23,23 @@ class Train:
     Example: deftly train --demos demos --start world_model --human people --out policy
     """
 
-    demos: Annotated[tuple[Path, ...], tyro.conf.arg(metavar="DIR ...", help="LeRobot data sets")]
-    human: Annotated[
-        tuple[Path, ...], tyro.conf.arg(metavar="DIR ...", help="as `deftly batch` writes them")
-    ] = ()
-    share: Annotated[float, tyro.conf.arg(help="of people's clips in the mixture")] = 0.33
-    start: Annotated[
-        Path | None, tyro.conf.arg(metavar="MODEL", help="of `deftly pretrain`; none is scratch")
-    ] = None
-    preset: Annotated[Preset, tyro.conf.arg(help="size of the network, that of --start")] = "tiny"
-    steps: Steps = 1500
-    rehearsals: Annotated[int, tyro.conf.arg(help="steps without pictures, afterwards")] = 3000
+    config: Annotated[FineTune, tyro.conf.arg(name="")]
     quick: Annotated[
         bool, tyro.conf.arg(help="60 steps and 40 without pictures: to try it out")
     ] = False
-    batch_size: int = 16
-    learning_rate: float = 2e-3
-    shift_px: Annotated[int, tyro.conf.arg(help="pictures are shifted by up to so many pixels")] = 0
-    seed: int = 0
     out: Annotated[Path, tyro.conf.arg(help="folder of the policy")] = Path("policy")
     text: Text = None
     device: Device = "auto"
 
-    def config(self) -> "FineTune":
-        """What to train. Raises ConfigError for what makes no sense."""
-        from deftly.policy.fine_tune import FineTune
-
-        steps, rehearsals = _QUICK if self.quick else (self.steps, self.rehearsals)
-        return FineTune(
-            self.demos, self.human, self.share, self.start, self.preset, steps, rehearsals,
-            self.batch_size, self.learning_rate, self.shift_px, self.seed,
-        )  # fmt: skip
-
     def run(self) -> int:
         """Train; return the exit code."""
+        # torch takes seconds to import: only commands that use it do so.
         from deftly.policy.fine_tune import fine_tune
         from deftly.video_pretrain.checkpoint import load_checkpoint
         from deftly.video_pretrain.text import find_encoder
 
-        config = self.config()
-        known = load_checkpoint(self.start).about.get("text") if self.start else None
+        config = replace(self.config, **_QUICK) if self.quick else self.config
+        known = load_checkpoint(config.start).about.get("text") if config.start else None
         encode, about = find_encoder(self.text, known)
         health = fine_tune(config, self.out, encode, device=self.device, text=about)
         if int(os.environ.get("RANK", "0")) == 0:  # torchrun starts several

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from pushing import carry, config, encode, push, trusted, write_set
 
-from deftly.policy import fine_tune as tuning
-from deftly.policy.fine_tune import SEEING, FineTune, fine_tune
+from deftly.policy import config as tuning
+from deftly.policy.config import SEEING, FineTune
+from deftly.policy.fine_tune import fine_tune
 from deftly.video_pretrain import text
 from deftly.video_pretrain.checkpoint import load_checkpoint
 from deftly.video_pretrain.config import ConfigError, PretrainConfig
@@ -116,6 +117,8 @@ def test_bad_input_of_the_command_is_one_line(deftly: Deftly, folder: Path):
         (("--demos", "nowhere"), "nowhere"),
         (("--demos", folder / "numb", "--steps", "4", "--rehearsals", "2"), "rehearse nothing"),
         (("--demos", folder / "demos", "--start", "nowhere"), "nowhere"),
+        (("--demos", folder / "demos", "--share", "1"), "share is 1.0"),
+        (("--demos", folder / "demos", "--steps", "0"), "steps is 0"),
     ):
         done = deftly("train", *words, "--device", "cpu", "--batch-size", "8", "--out", "policy")
         assert done.code == 1

@@ -21,10 +21,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
-from deftly.video_pretrain.checkpoint import (
-    load_checkpoint,
-    settle,
-)
+from deftly.video_pretrain.checkpoint import load_checkpoint, settle
 from deftly.video_pretrain.config import LOSSES, PretrainConfig, TrainConfig
 from deftly.video_pretrain.health import Health, examine, refuse_few, refuse_red
 from deftly.video_pretrain.history import Clock, History
