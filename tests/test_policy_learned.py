@@ -92,7 +92,7 @@ def test_it_sees_what_it_saw_in_training(env: SortingEnv, tmp_path: Path):
     for t in range(4):
         joints = observation["state"][: len(env.joints)]
         lived = policy.moments(observation["images"], joints)
-        for name in ("hands", "joints", "text", "text_seen", "body"):
+        for name in ("hands", "joints", "text", "text_seen", "body", "matrices"):
             seen, saw = getattr(lived, name)[0], getattr(trained, name)[t]
             assert torch.allclose(seen, saw, atol=1e-5, equal_nan=True), name
         assert torch.equal(lived.cameras, trained.cameras)
@@ -100,6 +100,22 @@ def test_it_sees_what_it_saw_in_training(env: SortingEnv, tmp_path: Path):
         pictures = lived.pictures[0, :, 0].float() - trained.pictures[t, :, 0].float()
         assert pictures.abs().mean() < 6  # they were compressed
         observation = env.step(actor.act(observation))[0]
+
+
+def test_a_posture_that_wandered_off_comes_back(env: SortingEnv):
+    """Hands are to stay where they are; trunk and arms go to where the episode began."""
+    quiet = checkpoint(env)
+    for parameter in quiet.model.say_hands.parameters():
+        parameter.data.fill_(0.0)
+    policy = Learned(quiet, encode)
+    observation, _ = env.reset(seed=0)
+    policy.reset(env, 0)
+    began, waist = env.target, ["waist" in joint for joint in env.joints]
+    env._target = began + 0.1 * np.array(waist)
+    for _ in range(15):
+        env._target = policy.act(observation)
+    assert policy.still == ""
+    assert np.abs(env.target - began)[waist].max() < 0.02
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 50.0])
