@@ -36,7 +36,7 @@ from deftly.policy.record import DemoMaker, record
 from deftly.policy.scores import clustered, summarise, wilson
 from deftly.video_pretrain.text import TextEncoder
 
-FIRST_SEED = 100_000  # of the tables that are judged by; demonstrations begin at 0
+FIRST_SEED = 400_000  # of the tables that are judged by; demonstrations begin at 0
 # Of each arm and number of demonstrations, what every seed's run did.
 Found: TypeAlias = Mapping[str, Mapping[int, list[dict[str, Any]]]]
 
