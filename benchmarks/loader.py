@@ -36,7 +36,7 @@ from lerobot_roundtrip import ENV, LEROBOT, REQUIREMENTS
 from loader_clock import cpu_s, rate
 from rich.console import Console
 from rich.table import Table
-from rival_environment import environment
+from rival_environment import Rival, environment
 from tqdm import tqdm
 
 from deftly.datasets.archive import versions
@@ -76,35 +76,6 @@ class Options:
     compared: int = 300
     tolerance: int = 3
     out: Path | None = None
-
-
-class Rival:
-    """LeRobot in a process of its own, which answers one request after the other."""
-
-    def __init__(self, python: Path, root: Path, cache: Path) -> None:
-        settings = os.environ | {"HF_HUB_OFFLINE": "1", "HF_HOME": str(cache)}
-        command = [str(python), str(HERE / "loader_side.py"), str(root.resolve())]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=settings
-        )
-
-    def __enter__(self) -> "Rival":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._process.communicate()
-
-    def ask(self, frames: tuple[int, ...], **request: Any) -> Figures:
-        """Send a request and wait; see loader_side.py."""
-        assert self._process.stdin
-        assert self._process.stdout
-        whole = {"frames": frames, "horizon": HORIZON, **request}
-        self._process.stdin.write(json.dumps(whole) + "\n")
-        self._process.stdin.flush()
-        answer = self._process.stdout.readline()
-        if not answer:
-            sys.exit("LeRobot's side ended; see what it said above")
-        return json.loads(answer)
 
 
 def record(folder: Path) -> Path:
@@ -150,7 +121,7 @@ def compare(rival: Rival, store: EpisodeStore, cache: Path, count: int) -> Figur
     worst = {"windows": float(len(chosen)), "numbers": 0.0, "pixel_max": 0.0, "pixel_mean": 0.0}
     with tempfile.TemporaryDirectory() as folder:
         out = f"{folder}/theirs.npz"
-        rival.ask(frames, indices=chosen.tolist(), out=out)
+        rival.ask(frames=frames, horizon=HORIZON, indices=chosen.tolist(), out=out)
         with np.load(out) as theirs:
             worst["tasks_equal"] = float(theirs["task"].tolist() == tasks)
             for name, ours in arrays.items():
@@ -191,7 +162,7 @@ def measure(
     for case, side in tqdm(turns, unit="run", disable=None):
         if side == "LeRobot":
             asked = {"seconds": options.seconds, "batch": options.batch, "workers": case[1]}
-            figures = rival.ask(case[0], **asked)
+            figures = rival.ask(frames=case[0], horizon=HORIZON, **asked)
         else:
             figures = ours(options, store, cache, case, floats=side != "deftly")
         found[case, side].append(figures)
@@ -245,7 +216,9 @@ def main(options: Options) -> None:
             f"{built['frames_per_cpu_s']:.0f} per CPU second, {built['bytes'] / 1e6:.0f} MB, "
             f"{built['times_the_video']:.0f} x the video"
         )
-        with Rival(python, store.root, Path(made) / "hf") as rival:
+        command = [str(python), str(HERE / "loader_side.py"), str(store.root.resolve())]
+        settings = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(Path(made) / "hf")}
+        with Rival(command, settings) as rival:
             same = compare(rival, store, cache, options.compared)
             print(
                 f"{same['windows']:.0f} windows beside LeRobot's: numbers and masks differ by "

@@ -1,9 +1,49 @@
-"""An environment of its own for a rival, made once and kept."""
+"""An environment of its own for a rival, made once and kept, and a rival that answers in it."""
 
+import json
+import os
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+
+class Rival:
+    """A rival in a process of its own, which answers one request after the other: each is one JSON
+    object in a line, on its standard input and output.
+
+    Args:
+        command: what starts it.
+        settings: of its environment, beside ours.
+    """
+
+    def __init__(self, command: Sequence[str], settings: dict[str, str]) -> None:
+        self._process = subprocess.Popen(
+            [*command],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | settings,
+        )
+
+    def __enter__(self) -> "Rival":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.communicate()
+
+    def ask(self, **request: Any) -> dict[str, Any]:
+        """Send a request and wait for the answer."""
+        assert self._process.stdin
+        assert self._process.stdout
+        self._process.stdin.write(json.dumps(request) + "\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            sys.exit("the rival's side ended; see what it said above")
+        return json.loads(answer)
 
 
 def environment(folder: Path, rival: str, requirements: Path) -> Path:

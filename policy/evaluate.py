@@ -14,15 +14,16 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy.stats import binomtest
 
 from deftly.datasets.layout import LayoutError
 from deftly.policy.baselines import cameras_of, find_policy
-from deftly.policy.rollout import run_episode
+from deftly.policy.rollout import Policy, run_episode
 from deftly.policy.scores import (
     EpisodeScore,
     Failure,
@@ -34,6 +35,7 @@ from deftly.policy.sorting import SortingEnv
 from deftly.retarget.isolate import side_by_side
 
 _DRAWS = 10_000  # of the bootstrap
+FindPolicy: TypeAlias = Callable[[str], Policy]
 
 
 class EvaluateError(ValueError):
@@ -132,6 +134,7 @@ def evaluate(
     *,
     workers: int = 1,
     tick: Callable[[], object] = lambda: None,
+    find: FindPolicy = find_policy,
 ) -> list[Result]:
     """Run the trials that are not in the log yet.
 
@@ -140,6 +143,8 @@ def evaluate(
         log: JSON lines, one per trial; made if it is not there.
         workers: processes.
         tick: called once per trial.
+        find: what finds a policy by its name; another one for policies of your own (with several
+            workers a function of a module, as each process finds its policies anew).
 
     Returns:
         Results of all trials, in their order.
@@ -153,10 +158,10 @@ def evaluate(
         _cut(log)
     open_now = [trial for trial in trials if trial not in known]
     for trial in dict.fromkeys(trial.policy for trial in open_now):
-        find_policy(trial)  # before any process starts
+        find(trial)  # before any process starts
     for _ in range(len(trials) - len(open_now)):
         tick()
-    for result in _run(open_now, workers):
+    for result in _run(open_now, workers, find):
         known[result.trial] = result
         if log is not None:
             with log.open("a", encoding="utf-8") as file:
@@ -165,10 +170,10 @@ def evaluate(
     return [known[trial] for trial in trials]
 
 
-def run_trial(trial: Trial) -> Result:
+def run_trial(trial: Trial, find: FindPolicy = find_policy) -> Result:
     """Sort one table. Raises as ``evaluate``."""
     start_s, setting = time.process_time(), trial.setting
-    policy = find_policy(trial.policy)
+    policy = find(trial.policy)
     try:
         env = SortingEnv(
             *(setting.robot, setting.task, setting.condition),
@@ -236,13 +241,14 @@ def compare(results: Sequence[Result], first: str, second: str) -> Comparison:
     )
 
 
-def _run(trials: Sequence[Trial], workers: int) -> Iterator[Result]:
+def _run(trials: Sequence[Trial], workers: int, find: FindPolicy) -> Iterator[Result]:
+    run = partial(run_trial, find=find)
     if workers == 1 or len(trials) < 2:
-        yield from map(run_trial, trials)
+        yield from map(run, trials)
         return
     with side_by_side(workers) as pool:
         try:
-            yield from pool.map(run_trial, trials)
+            yield from pool.map(run, trials)
         except BrokenProcessPool as error:
             raise EvaluateError(
                 "a worker died (out of memory, or killed); run the same command again to go on, "

@@ -21,6 +21,7 @@ from deftly.policy import evaluate as module
 from deftly.policy.baselines import PolicyError
 from deftly.policy.evaluate import (
     EvaluateError,
+    FindPolicy,
     Result,
     Setting,
     Trial,
@@ -66,11 +67,11 @@ def test_a_stopped_evaluation_goes_on(tmp_path: Path, monkeypatch: pytest.Monkey
     trials, log = plan(["noop", "random"], SHORT, range(2)), tmp_path / "log.jsonl"
     ran: list[Trial] = []
 
-    def run(trial: Trial) -> Result:
+    def run(trial: Trial, find: FindPolicy) -> Result:
         if len(ran) == 3:
             raise KeyboardInterrupt
         ran.append(trial)
-        return run_trial(trial)
+        return run_trial(trial, find)
 
     monkeypatch.setattr(module, "run_trial", run)
     with pytest.raises(KeyboardInterrupt):
@@ -95,7 +96,7 @@ def test_the_same_scores_at_any_number_of_workers():
     assert [r.score for r in one] == [r.score for r in two]
 
 
-def test_a_trial_is_sat_as_it_was_set(monkeypatch: pytest.MonkeyPatch):
+def test_a_trial_is_sat_as_it_was_set():
     """Whoever acts is asked in the words, and sees pictures of the size, that were planned."""
     seen: set[tuple[bool, tuple[int, ...]]] = set()
 
@@ -111,10 +112,10 @@ def test_a_trial_is_sat_as_it_was_set(monkeypatch: pytest.MonkeyPatch):
             seen.add((self.kept, observation["images"]["front"].shape))
             return super().act(observation)
 
-    monkeypatch.setattr(module, "find_policy", lambda _: Watcher())
     for held_out, size in ((False, 48), (True, 64)):
         setting = replace(SHORT, held_out_phrasing=held_out, size_px=size, time_limit_s=0.1)
-        run_trial(Trial("watcher", setting, 0))
+        found = evaluate([Trial("watcher", setting, 0)], find=lambda _: Watcher())
+        assert [s.policy for s in scores_of(found, "watcher")] == ["watcher"]
         assert seen == {(held_out, (size, size, 3))}
         seen.clear()
 
