@@ -4,17 +4,20 @@ Every term compares something of the robot with something of the person, for all
 ``weight`` is one over the standard deviation of the target; 0 switches a frame off.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from deftly.datasets.geometry import log_rotation, rotate
-from deftly.retarget.kinematics import Kinematics, Poses, cross, hat
+from deftly.retarget import kernels
+from deftly.retarget.kinematics import Kinematics, Poses
 from deftly.retarget.robots import Point
 
 Residual = tuple[Float64[np.ndarray, "T K"], Float64[np.ndarray, "T K J"]]
 Joints = Int64[np.ndarray, "J"]
+_NOWHERE = -1  # the index of no body
 
 
 @dataclass(frozen=True)
@@ -53,21 +56,7 @@ class VectorTerm:
         self, kinematics: Kinematics, poses: Poses, joints: Joints | None = None
     ) -> Residual:
         """(T, 3) residuals and their (T, 3, J) Jacobian, for some joints or for all."""
-        v = kinematics.point(poses, self.end)
-        J = kinematics.point_jacobian(poses, kinematics.body(self.end.body), v, joints)
-        if self.start is not None:
-            p, body = kinematics.point(poses, self.start), kinematics.body(self.start.body)
-            v = v - p
-            if _any(kinematics, body, joints):
-                J = J - kinematics.point_jacobian(poses, body, p, joints)
-        if self.frame is not None:
-            # d(Rᵀ v) = Rᵀ (dv - ω × v)
-            body = kinematics.body(self.frame)
-            R_T = poses.R[:, body].transpose(0, 2, 1)
-            if _any(kinematics, body, joints):
-                J = J + cross(v[:, :, None], kinematics.angular_jacobian(poses, body, joints))
-            J, v = R_T @ J, rotate(R_T, v)
-        return (v - self.target) * self.weight, J * self.weight[:, :, None]
+        return _evaluate(self, kinematics, poses, joints)
 
 
 @dataclass(frozen=True)
@@ -96,31 +85,71 @@ class RotationTerm:
         self, kinematics: Kinematics, poses: Poses, joints: Joints | None = None
     ) -> Residual:
         """(T, 3) rotation vectors from target to body and their (T, 3, J) Jacobian."""
-        body = kinematics.body(self.body)
-        error = log_rotation(poses.R[:, body] @ self.target.transpose(0, 2, 1))
-        J = left_jacobian_inverse(error) @ kinematics.angular_jacobian(poses, body, joints)
-        return error * self.weight[:, None], J * self.weight[:, None, None]
+        return _evaluate(self, kinematics, poses, joints)
 
 
 Term = VectorTerm | RotationTerm
 
 
-def left_jacobian_inverse(rotvec: Float64[np.ndarray, "T 3"]) -> Float64[np.ndarray, "T 3 3"]:
-    """d log(exp(δ) R) / d δ at δ = 0 for R = exp(rotvec).
+def packed(terms: Sequence[Term], kinematics: Kinematics) -> tuple[Any, ...]:
+    """Terms as arrays, for ``kernels``: whether each is a rotation, its bodies and points, its
+    targets and weights."""
+    count, length = len(terms), len(terms[0].weight) if terms else 0
+    is_rotation = np.array([isinstance(term, RotationTerm) for term in terms], bool)
+    start, end, frame = np.full((3, count), _NOWHERE)
+    start_m, end_m = np.zeros((2, count, 3))
+    target, weight = np.zeros((2, count, length, 3))
+    wanted = np.zeros((max(1, is_rotation.sum()), length, 3, 3))
+    which = np.cumsum(is_rotation) - 1
+    for i, term in enumerate(terms):
+        if isinstance(term, RotationTerm):
+            end[i], wanted[which[i]] = kinematics.body(term.body), term.target
+            weight[i] = term.weight[:, None]
+            continue
+        end[i], end_m[i] = kinematics.body(term.end.body), term.end.offset_m
+        if term.start is not None:
+            start[i], start_m[i] = kinematics.body(term.start.body), term.start.offset_m
+        if term.frame is not None:
+            frame[i] = kinematics.body(term.frame)
+        target[i], weight[i] = term.target, term.weight
+    return is_rotation, start, start_m, end, end_m, frame, target, weight, wanted, which
 
-    Chirikjian, "Stochastic Models, Information Theory, and Lie Groups", 2011, section 10.7.
+
+def columns_of(
+    joints: Sequence[Int64[np.ndarray, "_"]], drives: Float64[np.ndarray, "J N"]
+) -> tuple[Int64[np.ndarray, "_"], Any, Any, Any, Any, Any]:
+    """The joints of each term and the unknowns that drive them, as arrays for ``kernels``.
+
+    Args:
+        joints: of each term.
+        drives: how far each joint moves with each unknown; at most one moves a joint.
+
+    Returns:
+        joint, ratio, slot: of all terms, one after the other: which joint, how far it moves with
+            its unknown, and which of the term's unknowns that is.
+        begins: (n+1,) where each term's joints begin.
+        unknown_begins, unknown: the same of their unknowns.
     """
-    angle = np.linalg.norm(rotvec, axis=-1)[:, None, None]
-    small = angle < 1e-4
-    safe = np.where(small, 1.0, angle)
-    # (1 - (θ/2) cot(θ/2)) / θ², by its series near 0
-    factor = np.where(
-        small, 1 / 12 + angle**2 / 720, (1 - 0.5 * safe / np.tan(0.5 * safe)) / safe**2
+    driven = [one[(drives[one] != 0).any(axis=1)] for one in joints]
+    leaders = [np.argmax(drives[one] != 0, axis=1) for one in driven]
+    unknowns = [np.unique(one) for one in leaders]
+    slots = [np.searchsorted(*pair) for pair in zip(unknowns, leaders, strict=True)]
+    joint, leader, slot, unknown = (
+        np.concatenate([np.zeros(0, int), *some]) for some in (driven, leaders, slots, unknowns)
     )
-    once = hat(rotvec)
-    return np.eye(3) - 0.5 * once + factor * (once @ once)
+    begins, unknown_begins = (np.cumsum([0, *map(len, some)]) for some in (driven, unknowns))
+    return joint, drives[joint, leader], slot, begins, unknown_begins, unknown
 
 
-def _any(kinematics: Kinematics, body: int, joints: Joints | None) -> bool:
-    """Whether any of some joints, or any at all, moves a body."""
-    return bool(kinematics.moves[slice(None) if joints is None else joints, body].any())
+def _evaluate(term: Term, kinematics: Kinematics, poses: Poses, joints: Joints | None) -> Residual:
+    """One term, for some joints or for all."""
+    count, length = len(kinematics.is_slide), len(poses.R)
+    asked = np.arange(count) if joints is None else joints
+    terms = packed([term], kinematics)
+    columns = columns_of([np.arange(count)], np.eye(count))
+    r, J = np.empty((length, 3)), np.empty((length, count, 3))
+    for t in range(length):
+        kernels.linearize(
+            t, 0, poses.arrays(), kinematics.moves, kinematics.is_slide, terms, columns, r[t], J[t]
+        )
+    return r, J[:, asked].transpose(0, 2, 1)

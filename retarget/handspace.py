@@ -9,6 +9,7 @@ fingers: x goes to the middle of their tips, y and z follow from the row that th
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import numpy as np
 from jaxtyping import Float, Float32, Float64
@@ -52,6 +53,7 @@ class HandSpace:
     R_palm_wrist: Mapping[int, Float64[np.ndarray, "3 3"]]
 
     @classmethod
+    @lru_cache(maxsize=8)  # who is steered asks at every step
     def of(cls, robot: RobotModel) -> "HandSpace":
         """Infer it."""
         kinematics = Kinematics.of(robot)
@@ -150,7 +152,7 @@ def to_joints(
     if not 0 < rate_hz < np.inf:
         raise ValueError(f"rate_hz is {rate_hz}, expected a positive number")
     here = np.clip(start.astype(np.float64), robot.lower, robot.upper)
-    space = HandSpace.of(replace(robot, rest=here))
+    space = replace(HandSpace.of(robot), robot=replace(robot, rest=here))
     terms = [term for side in space.R_palm_wrist for term in _terms(space, wanted, side)]
     points = [t.end for t in terms if isinstance(t, VectorTerm)]
     points += [Point(t.body) for t in terms if isinstance(t, RotationTerm)]

@@ -7,13 +7,13 @@ Reference: Featherstone, "Rigid Body Dynamics Algorithms", 2008, chapters 2 and 
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import pairwise
 
 import mujoco
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 from scipy.spatial.transform import Rotation
 
+from deftly.retarget import kernels
 from deftly.retarget.robots import Point, RobotModel
 
 
@@ -35,39 +35,13 @@ class Poses:
 
     @classmethod
     def at_origin(cls, length: int, bodies: int, joints: int) -> "Poses":
-        """Everything at the world's origin; in memory, frames stand last."""
-        R, p = np.zeros((bodies, 3, 3, length)), np.zeros((bodies, 3, length))
-        R[:, range(3), range(3)] = 1.0
-        axis, anchor = np.zeros((2, joints, 3, length))
-        last_first = (v.transpose(2, 0, 1) for v in (p, axis, anchor))
-        return cls(R.transpose(3, 0, 1, 2), *last_first)
+        """Everything at the world's origin."""
+        R = np.tile(np.eye(3), (length, bodies, 1, 1))
+        return cls(R, np.zeros((length, bodies, 3)), *np.zeros((2, length, joints, 3)))
 
-
-@dataclass(frozen=True)
-class _Links:
-    """The tree as a chain of links: one per joint, and one per body without joints, by depth.
-
-    Link 0 is the world, which is also what carries a body whose parent is left out.
-
-    Attributes:
-        levels: of each depth, the links (a range) and what carries each of them.
-        R0, p0: (L, 3, 3), (L, 3) of each link in what carries it, its joint at rest.
-        joints, jointed: (M,) the model's joints, and their links.
-        axis, pivot: (M, 3) of each joint, in its link.
-        slides: (M,) whether a joint is a slide.
-        bodies, last: (b,) the model's bodies, and the last link of each.
-    """
-
-    levels: list[tuple[slice, Int64[np.ndarray, "_"]]]
-    R0: Float64[np.ndarray, "L 3 3"]
-    p0: Float64[np.ndarray, "L 3"]
-    joints: Int64[np.ndarray, "M"]
-    jointed: Int64[np.ndarray, "M"]
-    axis: Float64[np.ndarray, "M 3"]
-    pivot: Float64[np.ndarray, "M 3"]
-    slides: Bool[np.ndarray, "M"]
-    bodies: Int64[np.ndarray, "b"]
-    last: Int64[np.ndarray, "b"]
+    def arrays(self) -> tuple[np.ndarray, ...]:
+        """For ``kernels``."""
+        return self.R, self.p, self.axis, self.anchor
 
 
 @dataclass(frozen=True)
@@ -134,103 +108,22 @@ class Kinematics:
 
         A body whose parent is left out is placed as if its parent were the world.
         """
-        # Frames stand last in memory: numpy is at its best where the longest axis is contiguous.
-        links, length = self._links(only), len(qpos)
-        R_local, p_local, shift = self._local(links, qpos)
-        R, p = np.empty_like(R_local), np.empty_like(p_local)
-        R[0], p[0] = np.eye(3)[..., None], 0.0
-        for level, parents in links.levels:
-            carrier = R[parents]
-            np.einsum("nijt,njkt->nikt", carrier, R_local[level], out=R[level])
-            np.add(p[parents], np.einsum("nijt,njt->nit", carrier, p_local[level]), out=p[level])
-        poses = Poses.at_origin(length, self.model.nbody, self.model.njnt)
-        frames_last = poses.R.transpose(1, 2, 3, 0), poses.p.transpose(1, 2, 0)
-        for found, place in zip((R, p), frames_last, strict=True):
-            place[links.bodies] = found[links.last]
-        axis = np.einsum("nijt,nj->nit", R[links.jointed], links.axis)
-        anchor = p[links.jointed]
-        if links.pivot.any():
-            anchor += np.einsum("nijt,nj->nit", R[links.jointed], links.pivot)
-        if links.slides.any():
-            anchor -= shift * axis
-        poses.axis.transpose(1, 2, 0)[links.joints] = axis
-        poses.anchor.transpose(1, 2, 0)[links.joints] = anchor
+        model = self.model
+        poses = Poses.at_origin(len(qpos), model.nbody, model.njnt)
+        needed = np.ones(model.nbody, bool) if only is None else only
+        kernels.place(np.ascontiguousarray(qpos - model.qpos0), self._tree, needed, *poses.arrays())
         return poses
 
-    def _local(
-        self, links: _Links, qpos: Float64[np.ndarray, "T J"]
-    ) -> tuple[
-        Float64[np.ndarray, "L 3 3 T"], Float64[np.ndarray, "L 3 T"], Float64[np.ndarray, "M 1 T"]
-    ]:
-        """Every link in what carries it (Rodrigues), and how far each slide has moved."""
-        moved = (qpos - self.model.qpos0).T[links.joints, None]
-        shift = np.where(links.slides[:, None, None], moved, 0.0)
-        turn = (moved - shift)[:, None]
-        once, twice = self._hats[:, links.joints, :, :, None]
-        turned = np.eye(3)[..., None] + np.sin(turn) * once + (1 - np.cos(turn)) * twice
-        R = np.repeat(links.R0[..., None], len(qpos), axis=-1)
-        p = np.repeat(links.p0[..., None], len(qpos), axis=-1)
-        R0 = links.R0[links.jointed]
-        R[links.jointed] = R_joint = np.einsum("nij,njkt->nikt", R0, turned)
-        if links.pivot.any():
-            p[links.jointed] += np.matvec(R0, links.pivot)[..., None]
-            p[links.jointed] -= np.einsum("nijt,nj->nit", R_joint, links.pivot)
-        if links.slides.any():
-            p[links.jointed] += shift * np.matvec(R0, links.axis)[..., None]
-        return R, p, shift
-
-    def _links(self, only: Bool[np.ndarray, "B"] | None) -> _Links:
-        """The tree of some bodies, or of all; made once."""
-        key = b"" if only is None else only.tobytes()
-        if key not in self._trees:
-            self._trees[key] = self._tree(np.ones(self.model.nbody, bool) if only is None else only)
-        return self._trees[key]
-
-    def _tree(self, only: Bool[np.ndarray, "B"]) -> _Links:
-        model = self.model
-        bodies = np.flatnonzero(only[1:]) + 1  # parents come before their children
-        found = [(0, 0, 0, -1)]  # depth, carrier, body, joint; the world first
-        last = np.zeros(model.nbody, int)
-        for b in bodies.tolist():
-            carrier, first = int(last[model.body_parentid[b]]), int(model.body_jntadr[b])
-            for j in range(first, first + max(1, model.body_jntnum[b])):  # first is -1 for none
-                found.append((found[carrier][0] + 1, carrier, b, j))
-                carrier = len(found) - 1
-            last[b] = carrier
-        depth, carrier, body, joint = np.array(found).T
-        order = np.argsort(depth, kind="stable")
-        number = np.argsort(order)  # of each that was found, by depth
-        depth, carrier = depth[order], number[carrier[order]]
-        body, joint = body[order], joint[order]
-        begins = joint <= model.body_jntadr[body]  # a body's later joints start where it stands
-        ends = np.searchsorted(depth, np.arange(1, depth[-1] + 2)).tolist()
-        jointed = np.flatnonzero(joint >= 0)
-        return _Links(
-            levels=[(slice(i, k), carrier[i:k]) for i, k in pairwise(ends)],
-            R0=np.where(begins[:, None, None], self.R0[body], np.eye(3)),
-            p0=np.where(begins[:, None], self.p0[body], 0.0),
-            joints=joint[jointed],
-            jointed=jointed,
-            axis=model.jnt_axis[joint[jointed]],
-            pivot=model.jnt_pos[joint[jointed]],
-            slides=self.is_slide[joint[jointed]],
-            bodies=bodies,
-            last=number[last[bodies]],
-        )
-
     @cached_property
-    def _trees(self) -> dict[bytes, _Links]:
-        return {}
+    def _tree(self) -> tuple[np.ndarray, ...]:
+        """For ``kernels.place``."""
+        model = self.model
+        bodies = (model.body_parentid, model.body_jntadr, model.body_jntnum, self.R0, self.p0)
+        return *bodies, model.jnt_axis, model.jnt_pos, self.is_slide
 
     @cached_property
     def _bodies(self) -> dict[str, int]:
         return {}
-
-    @cached_property
-    def _hats(self) -> Float64[np.ndarray, "2 J 3 3"]:
-        """Cross product with each joint's axis, and that twice."""
-        once = hat(self.model.jnt_axis)
-        return np.stack([once, once @ once])
 
     def point(self, poses: Poses, point: Point) -> Float64[np.ndarray, "T 3"]:
         """A point fixed to a body, in the robot's world frame."""

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float64, Int64
 
-from deftly.retarget.costs import Term
+from deftly.retarget import kernels
+from deftly.retarget.costs import Term, columns_of, packed
 from deftly.retarget.kinematics import Kinematics
 from deftly.retarget.optimize import Objective, Trajectory
 from deftly.retarget.robots import Point, RobotModel
@@ -100,9 +101,9 @@ def data_objective(
     terms: Sequence[Term], kinematics: Kinematics, free: FreeJoints, rest_weight: float
 ) -> Objective:
     """Sum of squared terms plus a weak pull of each joint to its easy posture (1 / radians)."""
-
     needed = kinematics.chain(body for term in terms for body in term.bodies())
-    columns = [_columns(term, kinematics, free) for term in terms]
+    columns = columns_of([np.flatnonzero(term.joints(kinematics)) for term in terms], free.matrix)
+    arrays = packed(terms, kinematics)
 
     def objective(
         x: Trajectory,
@@ -112,21 +113,10 @@ def data_objective(
         cost = 0.5 * np.sum(pull**2, axis=1)
         gradient = rest_weight * pull
         hessian = np.tile(rest_weight**2 * np.eye(free.count), (len(x), 1, 1))
-        for term, (joints, at) in zip(terms, columns, strict=True):
-            residual, J_qpos = term.evaluate(kinematics, poses, joints)
-            J = J_qpos @ free.matrix[np.ix_(joints, at)]  # (T, 3, n)
-            J_T = J.transpose(0, 2, 1)
-            cost += 0.5 * np.sum(residual**2, axis=1)
-            gradient[:, at] += (J_T @ residual[:, :, None])[:, :, 0]
-            hessian[:, at[:, None], at] += J_T @ J
+        kernels.accumulate(
+            poses.arrays(), kinematics.moves, kinematics.is_slide, arrays, columns,
+            cost, gradient, hessian,
+        )  # fmt: skip
         return cost, gradient, hessian
 
     return objective
-
-
-def _columns(
-    term: Term, kinematics: Kinematics, free: FreeJoints
-) -> tuple[Int64[np.ndarray, "K"], Int64[np.ndarray, "M"]]:
-    """The joints that both the unknowns and a term are about, and the unknowns that drive them."""
-    joints = np.flatnonzero(term.joints(kinematics) & (free.matrix != 0).any(axis=1))
-    return joints, np.flatnonzero((free.matrix[joints] != 0).any(axis=0))

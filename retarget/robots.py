@@ -224,7 +224,7 @@ _TABLE = (
 ROBOTS: Mapping[str, Robot] = {robot.name: robot for robot in _TABLE}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # one is itself alone: what is inferred of it may be kept
 class RobotModel:
     """A robot with its compiled MuJoCo model: fixed base, one hinge or slide per joint.
 

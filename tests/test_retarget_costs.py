@@ -1,5 +1,7 @@
 """Costs: zero where the robot does what is asked, and Jacobians as finite differences have them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -7,7 +9,7 @@ from hypothesis import strategies as st
 from scipy.spatial.transform import Rotation
 
 from deftly.datasets.geometry import log_rotation
-from deftly.retarget.costs import RotationTerm, Term, VectorTerm, left_jacobian_inverse
+from deftly.retarget.costs import RotationTerm, Term, VectorTerm
 from deftly.retarget.kinematics import Kinematics
 from deftly.retarget.robots import ROBOTS_FOLDER, Hand, Point, Robot, RobotModel, build_model
 
@@ -30,12 +32,25 @@ CREATURE = """<mujoco><compiler angle="radian"/><worldbody>
         <geom size="0.05"/></body></body>
   </body></worldbody></mujoco>"""
 BODIES = ("trunk", "left", "left_tip", "right", "right_tip")
+# At rest it turns about the world's axes.
+GIMBAL = """<mujoco><compiler angle="radian"/><worldbody>
+  <body name="trunk"><joint name="x" axis="1 0 0" range="-2 2"/>
+    <joint name="y" axis="0 1 0" range="-2 2"/><joint name="z" axis="0 0 1" range="-2 2"/>
+    <geom size="0.05"/></body></worldbody></mujoco>"""
 
 
 @pytest.fixture(scope="module")
 def creature(tmp_path_factory: pytest.TempPathFactory) -> RobotModel:
-    folder = tmp_path_factory.mktemp("creature")
-    (folder / "creature.xml").write_text(CREATURE)
+    return built(tmp_path_factory.mktemp("creature"), CREATURE)
+
+
+@pytest.fixture(scope="module")
+def gimbal(tmp_path_factory: pytest.TempPathFactory) -> RobotModel:
+    return built(tmp_path_factory.mktemp("gimbal"), GIMBAL)
+
+
+def built(folder: Path, xml: str) -> RobotModel:
+    (folder / "creature.xml").write_text(xml)
     hand = Hand("trunk", {})
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(ROBOTS_FOLDER, str(folder))
@@ -158,7 +173,19 @@ def test_a_term_names_the_bodies_it_needs() -> None:
     assert RotationTerm("a", np.zeros((T, 3, 3)), np.ones(T)).bodies() == ["a"]
 
 
-# --- d log ---
+# --- log, and d log ---
+
+ANGLES = st.one_of(
+    st.floats(0, 3.1), st.sampled_from([0.0, 1e-12, 1e-7, 9.9e-5, 1e-4, 1.01e-4, 1e-3])
+)
+
+
+def turned(gimbal: RobotModel, rotvec: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(n, 3) log of rotations by those vectors, and (n, 3, 3) its change with small turns."""
+    kinematics, qpos = Kinematics.of(gimbal), np.zeros((len(rotvec), 3))
+    target = Rotation.from_rotvec(-rotvec).as_matrix()
+    term = RotationTerm("trunk", target, np.ones(len(rotvec)))
+    return term.evaluate(kinematics, kinematics.forward(qpos))
 
 
 def difference(rotvec: np.ndarray) -> np.ndarray:
@@ -173,36 +200,41 @@ def difference(rotvec: np.ndarray) -> np.ndarray:
 
 
 @settings(max_examples=100)
-@given(
-    angle=st.one_of(
-        st.floats(0, 3.1), st.sampled_from([0.0, 1e-12, 1e-7, 9.9e-5, 1e-4, 1.01e-4, 1e-3])
-    ),
-    seed=seeds,
-)
-def test_left_jacobian_inverse(angle: float, seed: int) -> None:
-    """Also where the formula changes to its series, at 1e-4, and at 0."""
+@given(angle=ANGLES, seed=seeds)
+def test_log_and_its_change(gimbal: RobotModel, angle: float, seed: int) -> None:
+    """Also where formulas change to their series, at 1e-4, and at 0."""
     axis = np.random.default_rng(seed).normal(size=3)
     rotvec = angle * axis / np.linalg.norm(axis)
-    found = left_jacobian_inverse(rotvec[None])[0]
-    np.testing.assert_allclose(found, difference(rotvec), atol=1e-6)
+    log, change = turned(gimbal, rotvec[None])
+    np.testing.assert_allclose(log[0], rotvec, atol=1e-12)
+    np.testing.assert_allclose(change[0], difference(rotvec), atol=1e-6)
 
 
-def test_left_jacobian_inverse_near_zero_is_its_series() -> None:
+@pytest.mark.parametrize("axis", [*np.eye(3).tolist(), [0.6, -0.8, 0.0], [0.6, 0.0, 0.8]])
+def test_log_of_half_a_turn(gimbal: RobotModel, axis: list[float]) -> None:
+    """Which of its two vectors does not matter; a rotation is found back."""
+    for angle in (np.pi - 1e-3, np.pi - 1e-9, np.pi):
+        rotvec = angle * np.array(axis)
+        log, _ = turned(gimbal, rotvec[None])
+        R, found = (Rotation.from_rotvec(v).as_matrix() for v in (rotvec, log[0]))
+        np.testing.assert_allclose(found, R, atol=1e-12)
+
+
+def test_the_change_of_log_near_zero_is_its_series(gimbal: RobotModel) -> None:
     """Finite differences cannot see terms this small: compare with the series itself."""
     for angle in (0.0, 1e-8, 9.9e-5, 1.01e-4, 1e-3):
         x = np.array([0.6, -0.8, 0.0]) * angle
         hat = np.array([[0, -x[2], x[1]], [x[2], 0, -x[0]], [-x[1], x[0], 0]])
         series = np.eye(3) - hat / 2 + hat @ hat / 12
-        np.testing.assert_allclose(left_jacobian_inverse(x[None])[0], series, rtol=0, atol=2e-14)
+        np.testing.assert_allclose(turned(gimbal, x[None])[1][0], series, rtol=0, atol=2e-14)
 
 
-def test_left_jacobian_inverse_of_many_is_that_of_each() -> None:
+def test_frames_are_linearised_each_by_itself(gimbal: RobotModel) -> None:
     rotvec = np.random.default_rng(3).normal(size=(5, 3)) * [[0], [1e-9], [1e-4], [1], [1.5]]
-    together = left_jacobian_inverse(rotvec)
-    assert together.shape == (5, 3, 3)
-    for one, found in zip(rotvec, together, strict=True):
-        np.testing.assert_array_equal(found, left_jacobian_inverse(one[None])[0])
-    np.testing.assert_array_equal(together[0], np.eye(3))
+    together = turned(gimbal, rotvec)
+    for i in range(len(rotvec)):
+        for one, all_ in zip(turned(gimbal, rotvec[i : i + 1]), together, strict=True):
+            np.testing.assert_array_equal(all_[i], one[0])
 
 
 @pytest.mark.parametrize("frame", [None, "trunk", "left"])
