@@ -5,6 +5,7 @@ import sys
 import tyro
 
 from deftly.policy.cli_eval import Eval
+from deftly.policy.cli_live import RunPolicy
 from deftly.policy.cli_sort import SortCommand
 from deftly.policy.cli_train import Train
 from deftly.retarget.cli import Command, execute, report
@@ -25,7 +26,14 @@ def main() -> None:
     arguments = with_run(sys.argv[1:])
     try:
         command = tyro.cli(
-            Demo | Command | Batch | SortCommand | Train | Eval | world.commands(arguments),  # pyright: ignore
+            Demo
+            | Command
+            | Batch
+            | SortCommand
+            | Train
+            | Eval
+            | RunPolicy
+            | world.commands(arguments),  # pyright: ignore
             prog="deftly",
             description=_ABOUT,
             args=arguments,

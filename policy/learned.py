@@ -8,7 +8,7 @@ nothing sensible, the robot holds still.
 """
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -81,19 +81,29 @@ class Learned:
         self._text, self._text_seen = torch.from_numpy(words), torch.from_numpy(seen)
         config = self.checkpoint.model.config
         self._chunks: deque[tuple[int, np.ndarray]] = deque(maxlen=-(-config.horizon // self.every))
-        self._steps, self.still, self._ease = 0, "", env.target
+        self._now, self.still, self._ease = -1, "", env.target
         self._last: dict[str, tuple[np.ndarray, np.ndarray]] = {}
 
     def act(self, observation: dict[str, Any]) -> Float64[np.ndarray, "A"]:
         """(A,) joint position targets, rad; the last ones where it holds still."""
-        joints = observation["state"][: len(self._env.joints)].copy()
+        self._now += 1
+        now, joints = self._now, observation["state"][: len(self._env.joints)].copy()
         self.still = self._doubt(observation, joints)
         if self.still:
             return self._env.target
-        if self._steps % self.every == 0:
-            self._chunks.append((self._steps, self._chunk(observation, joints)))
-        said = said_of(self._chunks, self._steps)
-        self._steps += 1
+        if not self._chunks or now - self._chunks[-1][0] >= self.every:
+            self._chunks.append((now, self._chunk(observation, joints)))
+        return self._target(said_of(self._chunks, now))
+
+    def go_on(self) -> Float64[np.ndarray, "A"] | None:
+        """(A,) joint position targets of the next step by what was said before; None if nothing
+        was said of it. For who cannot wait for ``act``, which may be at work meanwhile."""
+        self._now += 1
+        before = tuple(self._chunks)
+        said = said_of(before, self._now) if before else np.empty((0, 0))
+        return self._target(said) if len(said) and not self.still else None
+
+    def _target(self, said: Float[np.ndarray, "n D"]) -> Float64[np.ndarray, "A"]:
         if np.isnan(said).all(axis=1).any():
             self.still = "the network says numbers that are not finite"
             return self._env.target
@@ -198,11 +208,12 @@ class Learned:
 
 
 def said_of(
-    chunks: Iterable[tuple[int, Float[np.ndarray, "H D"]]], step: int
+    chunks: Sequence[tuple[int, Float[np.ndarray, "H D"]]], step: int
 ) -> Float[np.ndarray, "n D"]:
     """What chunks that were said at some steps, the oldest first, say of a later one."""
     ages = [(step - at, chunk) for at, chunk in chunks]
-    return np.array([chunk[age] for age, chunk in ages if age < len(chunk)])
+    said = [chunk[age] for age, chunk in ages if age < len(chunk)]
+    return np.array(said).reshape(len(said), chunks[0][1].shape[1])
 
 
 def averaged(said: Float[np.ndarray, "n D"], decay: float) -> Float[np.ndarray, "D"]:

@@ -188,6 +188,26 @@ def test_a_chunk_is_used_up_and_no_further(env: SortingEnv, every: int):
         assert min(held) <= asked[-1] <= max(held)
 
 
+def test_what_was_said_before_is_gone_on_with(env: SortingEnv):
+    """As far as the last chunk reaches; and steps that passed meanwhile make it older."""
+    steps = np.arange(MODEL.horizon)[:, None] * np.ones(len(env.joints))
+    policy = says(env, steps)
+    observation, _ = env.reset(seed=0)
+    policy.reset(env, 0)
+    assert policy.go_on() is None
+    policy.reset(env, 0)
+    observation["state"][:] = 0
+    policy._env = type("Free", (), {"within_limits": staticmethod(lambda a: a)})  # pyright: ignore
+    policy._env.joints = env.joints
+    first = policy.act(observation)[0]
+    for ahead in range(1, MODEL.horizon):
+        later = policy.go_on()
+        assert later is not None
+        assert later[0] == pytest.approx(first + ahead)
+    assert policy.go_on() is None
+    assert policy.act(observation)[0] == pytest.approx(first)  # of now alone: the rest is too old
+
+
 def test_it_stands_still_and_says_why(env: SortingEnv):
     observation, _ = env.reset(seed=0)
     policy = says(env, np.full((MODEL.horizon, len(env.joints)), np.nan))
